@@ -1,0 +1,41 @@
+"""Packaging of memmon."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name='memmon',
+    version=re.findall(r"^__version__ = '(.+)'$", (HERE / 'memmon.py').read_text(encoding='utf-8'), re.M)[0],
+    description="A supervisor event listener that restarts programs that use too much memory",
+    long_description=(HERE / 'README.rst').read_text(encoding='utf-8'),
+    long_description_content_type='text/x-rst',
+    author='the memmon developers',
+    license='BSD-3-Clause',
+    license_files=['LICENSE'],
+    py_modules=['memmon'],
+    python_requires='>=3.8',
+    install_requires=['supervisor>=4.1.0'],
+    entry_points={'console_scripts': ['memmon = memmon:main']},
+    classifiers=[
+        'Development Status :: 5 - Production/Stable',
+        'Environment :: No Input/Output (Daemon)',
+        'Intended Audience :: System Administrators',
+        'License :: OSI Approved :: BSD License',
+        'Operating System :: MacOS',
+        'Operating System :: POSIX',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3 :: Only',
+        'Programming Language :: Python :: 3.8',
+        'Programming Language :: Python :: 3.9',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: System :: Monitoring',
+        'Topic :: System :: Systems Administration',
+    ],
+)
