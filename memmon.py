@@ -613,7 +613,7 @@ def write_mail(options: Options, offender: Offender, result: Result) -> EmailMes
     mail = EmailMessage()
     mail['To'] = ', '.join(options.email)
     mail['Subject'] = f'memmon [{options.name}]: {news}' if options.name else f'memmon: {news}'
-    mail.set_content('\n'.join([
+    lines = [
         f'memmon: {news}',
         '',
         f'host:     {socket.gethostname()}',
@@ -624,8 +624,10 @@ def write_mail(options: Options, offender: Offender, result: Result) -> EmailMes
         f'RSS:      {format_size(offender.rss)}{" with its descendants" if options.cumulative else ""}',
         f'limit:    {format_size(offender.limit.size)}',
         f'set by:   {offender.limit.given}',
-        '' if restarted else f'reason:   {result.why}\n',
-    ]))
+    ]
+    if not restarted:
+        lines.append(f'reason:   {result.why}')
+    mail.set_content('\n'.join(lines) + '\n')
     return mail
 
 

@@ -1,6 +1,7 @@
 """A real supervisord, a memmon to which a test sends events, and patience until something is true."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,6 +36,20 @@ def hog(name: str, *args: str, command: str = '', section: str = 'program', **se
     lines = [f'[{section}:{name}]', f"command={command or ' '.join([sys.executable, HOG, *args])}"]
     settings = {'startsecs': 0, 'stopwaitsecs': 60, **settings}
     return '\n'.join(lines + [f'{key}={value}' for key, value in settings.items()]) + '\n'
+
+
+def memmon_section(*args: str, **settings: object) -> str:
+    """Return a section of supervisord.conf for memmon."""
+    command = ' '.join(shlex.quote(arg) for arg in (MEMMON, *args))
+    return hog('memmon', command=command, section='eventlistener', events='TICK_5', **settings)
+
+
+SAVE_MAIL = ['-m', 'bob@example.com', '-s', 'cat > new.$$ && mv new.$$ mail.$$']
+
+
+def read_mails(path: Path) -> List[str]:
+    """Return the mails that SAVE_MAIL has saved whole."""
+    return [mail.read_text() for mail in path.glob('mail.*')]
 
 
 def rss_mb(pid: int) -> float:
@@ -151,6 +166,10 @@ class Memmon:
 
     def log(self) -> str:
         return self.stderr.read_text()
+
+    def is_busy(self) -> bool:
+        """Tell whether a worker is under way."""
+        return any(is_running(child) for child in children_of(self.pid))
 
     def wait_log(self, text: str, count: int = 1, secs: float = 20) -> None:
         wait_until(lambda: self.log().count(text) >= count, secs)
