@@ -37,6 +37,7 @@ restarts itself.
 """
 
 import datetime
+import difflib
 import email.utils
 import fnmatch
 import getopt
@@ -381,8 +382,9 @@ class Process(NamedTuple):
 
     group: str
     name: str
-    pid: int    # 0: it has none
-    start: int  # seconds since the epoch
+    pid: int        # 0: it has none
+    start: int      # seconds since the epoch
+    statename: str
 
     @property
     def namespec(self) -> str:
@@ -411,14 +413,17 @@ def program_of(process: Process) -> str:
     return re.sub(r'[-_.][0-9]+$', '', process.name)
 
 
+def names_of(process: Process, limit: Limit) -> List[str]:
+    """Return the names by which a limit may mean a process, its own name first."""
+    if limit.option == 'groupname':
+        return [process.group]
+    names = [process.name, program_of(process)]
+    return [f'{process.group}:{name}' for name in names] if ':' in limit.pattern else names
+
+
 def distance(limit: Limit, process: Process) -> Optional[int]:
     """Return how far a limit's name is from a process: 0 its own name, 1 its program's, 2 a pattern, None not its."""
-    if limit.option == 'groupname':
-        names = [process.group]
-    else:
-        names = [process.name, program_of(process)]
-        if ':' in limit.pattern:
-            names = [f'{process.group}:{name}' for name in names]
+    names = names_of(process, limit)
     if limit.pattern in names:
         return names.index(limit.pattern)
     return 2 if any(fnmatch.fnmatchcase(name, limit.pattern) for name in names) else None
@@ -429,6 +434,23 @@ def limit_of(process: Process, limits: Sequence[Limit]) -> Optional[Limit]:
     ranked = [(LIMIT_OPTIONS.index(limit.option), distance(limit, process), limit) for limit in limits]
     covering = [(option, far, limit) for option, far, limit in ranked if far is not None]
     return min(covering, key=lambda rank: rank[:2])[2] if covering else None
+
+
+def limits_of(processes: Sequence[Process], limits: Sequence[Limit]) -> Dict[Process, Limit]:
+    """Return the processes that have a limit, each with the one that applies to it."""
+    pairs = [(process, limit_of(process, limits)) for process in processes]
+    return {process: limit for process, limit in pairs if limit}
+
+
+def idle_limits(processes: Sequence[Process], limits: Sequence[Limit]) -> Dict[Limit, str]:
+    """Return the limits that cover no process, each with a sentence that says so and which names are near."""
+    idle = {}
+    for limit in limits:
+        if all(distance(limit, process) is None for process in processes):
+            names = {name for process in processes for name in names_of(process, limit)}
+            near = difflib.get_close_matches(limit.pattern, sorted(names))
+            idle[limit] = f'{limit.given} covers no process' + f'; near it: {", ".join(near)}' * bool(near)
+    return idle
 
 
 # Act: ask supervisord, and restart one process.
@@ -741,8 +763,9 @@ class Listener:
         self.options = options
         self.env = env
         self.supervisord_pid = 0
-        self.children: FrozenSet[int] = frozenset()  # pids
+        self.children: Optional[FrozenSet[int]] = None  # pids
         self.watched: List[Tuple[Process, Limit]] = []
+        self.idle_limits: Dict[Limit, str] = {}
         self.workers: List[Worker] = []
         self.debts: List[Job] = []
 
@@ -782,13 +805,23 @@ class Listener:
         if children == self.children:
             return
         processes = list_processes(self.env)
-        itself = f"{self.env.get('SUPERVISOR_GROUP_NAME')}:{self.env.get('SUPERVISOR_PROCESS_NAME')}"
-        self.watched = []
-        for process in processes:
-            limit = limit_of(process, self.options.limits)
-            if limit and process.pid in children and process.namespec != itself:
-                self.watched.append((process, limit))
+        itself = (self.env.get('SUPERVISOR_GROUP_NAME'), self.env.get('SUPERVISOR_PROCESS_NAME'))
+        others = [process for process in processes if (process.group, process.name) != itself]
+        limits = limits_of(others, self.options.limits)
+        if self.children is None:
+            log.info("watching %d of supervisord's %d processes: %s", len(limits), len(processes),
+                     ', '.join(limit.given for limit in self.options.limits))
+        self.warn_of_idle_limits(others)
+        self.watched = [(process, limit) for process, limit in limits.items() if process.pid in children]
         self.children = children
+
+    def warn_of_idle_limits(self, processes: Sequence[Process]) -> None:
+        """Log the limits that cover no process, unless they covered none before."""
+        idle = idle_limits(processes, self.options.limits)
+        for limit, warning in idle.items():
+            if limit not in self.idle_limits:
+                log.warning('%s', warning)
+        self.idle_limits = idle
 
     def hand_out(self, offenders: Sequence[Offender]) -> None:
         """Deal the debts and the offenders to idle workers, group by group; those of one group go to one worker."""
@@ -811,7 +844,7 @@ class Listener:
 def list_processes(env: Mapping[str, str]) -> List[Process]:
     """Return all of supervisord's processes. Raises NoAnswer."""
     infos = ask(env, 'getAllProcessInfo')
-    return [Process(info['group'], info['name'], info['pid'], info['start']) for info in infos]
+    return [Process(info['group'], info['name'], info['pid'], info['start'], info['statename']) for info in infos]
 
 
 def listen(options: Options, env: Mapping[str, str]) -> None:

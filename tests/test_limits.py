@@ -14,7 +14,7 @@ def limits(*argv: str) -> List[memmon.Limit]:
 def limit_of(namespec: str, *argv: str) -> str:
     """Return the option whose limit applies to a process, as it was given."""
     group, name = namespec.split(':')
-    limit = memmon.limit_of(memmon.Process(group, name, 1, 0), limits(*argv))
+    limit = memmon.limit_of(memmon.Process(group, name, 1, 0, 'RUNNING'), limits(*argv))
     return limit.given if limit else ''
 
 
