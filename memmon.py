@@ -23,6 +23,9 @@ Usage: memmon [options]
                              up no longer than this
   -n, --name TEXT            put [TEXT] into the subjects of mails
   -v, --verbose              log the RSS and limit of each process at each tick
+      --check                show what uses how much of its limit, once, and end:
+                             with 0 if all are within their limits, 1 if some
+                             are over, 2 if that could not be found out
   -h, --help                 show this help
   -V, --version              show the version
 
@@ -36,6 +39,7 @@ these, an exact name comes before a pattern, then the first given. memmon never
 restarts itself.
 """
 
+import configparser
 import datetime
 import difflib
 import email.utils
@@ -184,6 +188,7 @@ class Options(NamedTuple):
     uptime: float  # seconds; mail about a restart only if the process had been up no longer
     name: str
     verbose: bool
+    check: bool
     help: bool
     version: bool
 
@@ -207,6 +212,7 @@ OPTIONS = (
     Option('u', 'uptime', parse_duration),
     Option('n', 'name', parse_line),
     Option('v', 'verbose'),
+    Option('', 'check'),
     Option('h', 'help'),
     Option('V', 'version'),
 )
@@ -229,7 +235,7 @@ def parse_args(argv: Sequence[str]) -> Options:
         hint = 'each NAME=SIZE wants a -p or -g of its own' if '=' in words[0] else 'memmon --help lists the options'
         raise StartError(f'{words[0]!r} belongs to no option: {hint}')
     limits = tuple(values['program'] + values['groupname'] + values['any'][-1:])
-    if not (limits or values['help'] or values['version']):
+    if not (limits or values['check'] or values['help'] or values['version']):
         raise StartError('nothing to watch: give a limit with -p, -g or -a, such as -a 200MB; see memmon --help')
     return Options(
         limits=limits,
@@ -239,6 +245,7 @@ def parse_args(argv: Sequence[str]) -> Options:
         uptime=(values['uptime'] or [float('inf')])[-1],
         name=(values['name'] or [''])[-1],
         verbose=bool(values['verbose']),
+        check=bool(values['check']),
         help=bool(values['help']),
         version=bool(values['version']),
     )
@@ -487,7 +494,8 @@ def ask(env: Mapping[str, str], method: str, *args: Any) -> Any:
     except ConnectionRefusedError:
         raise NoAnswer(f'nobody listens at {url}; does supervisord run?') from None
     except (OSError, http.client.HTTPException, ResponseError, ExpatError, ValueError) as error:
-        raise NoAnswer(f'no answer from a supervisord at {url}: {error or type(error).__name__}') from None
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise NoAnswer(f'no answer from a supervisord at {url}: {reason}') from None
 
 
 Info = Dict[str, Any]  # what getProcessInfo answers
@@ -868,10 +876,101 @@ def listen(options: Options, env: Mapping[str, str]) -> None:
                 log.warning('%s is no TICK event; memmon acts on TICK events alone, such as events=TICK_60', event)
 
 
+# Check: one look at all processes.
+
+class Reading(NamedTuple):
+    """What one look shows of a process."""
+
+    process: Process
+    limit: Optional[Limit]
+    rss: Optional[int]  # bytes; None: not running, or not to be measured
+
+    @property
+    def share(self) -> float:
+        """How much of its limit the process uses: 1 is all of it; -1 if that is not known."""
+        return self.rss / self.limit.size if self.limit and self.rss is not None else -1
+
+
+def check(options: Options, columns: int) -> int:
+    """Print a table of all processes, and return 1 if some are over their limits, else 0. Raises StartError."""
+    try:
+        processes = list_processes(find_supervisord(os.environ))
+        table = read_process_table()
+    except (NoAnswer, MeasureError) as error:
+        raise StartError(str(error)) from None
+    limits = limits_of(processes, options.limits)
+    tree = children_by_parent(table) if options.cumulative else {}
+    readings = [
+        Reading(process, limits.get(process), tree_rss(table, tree, process.pid) if process.pid in table else None)
+        for process in processes
+    ]
+    readings.sort(key=lambda reading: (reading.share, reading.rss or -1), reverse=True)
+    print('\n'.join(format_readings(readings, bool(options.limits), columns)))
+    for warning in idle_limits(processes, options.limits).values():
+        print(warning)
+    return int(any(reading.share > 1 for reading in readings))
+
+
+def find_supervisord(env: Mapping[str, str]) -> Mapping[str, str]:
+    """Return an environment by which to ask supervisord: the one given, or what supervisorctl's configuration says.
+
+    Raises StartError.
+    """
+    if 'SUPERVISOR_SERVER_URL' in env:
+        return env
+    from supervisor.options import ClientOptions  # here, for the listener need not hold its 1.5 MB
+    client = ClientOptions()
+    client.configfile = client.default_configfile()
+    if not client.configfile:
+        raise StartError('no supervisord.conf where supervisorctl looks for it: set SUPERVISOR_SERVER_URL, '
+                         'such as unix:///var/run/supervisor.sock')
+    try:
+        client.process_config(do_usage=False)
+    except (ValueError, configparser.Error) as error:
+        raise StartError(f'{client.configfile}: {" ".join(str(error).split())}; '
+                         'mend it, or set SUPERVISOR_SERVER_URL') from None
+    return {
+        'SUPERVISOR_USERNAME': client.username or '',
+        'SUPERVISOR_PASSWORD': client.password or '',
+        **env,
+        'SUPERVISOR_SERVER_URL': client.serverurl,
+    }
+
+
+def format_readings(readings: Sequence[Reading], with_limits: bool, columns: int) -> List[str]:
+    """Return the lines of a table, whose last column is a bar as long as there is room."""
+    rows = [['PROCESS', 'PID', 'UPTIME', 'RSS', 'LIMIT', 'SET BY', 'USED']]
+    rows += [format_reading(reading) for reading in readings]
+    if not with_limits:
+        rows = [row[:4] for row in rows]
+    align = [str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust, str.rjust]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ['  '.join(place(cell, width) for place, cell, width in zip(align, row, widths)) for row in rows]
+    if with_limits:
+        room = max(0, columns - len(lines[0]) - 2)
+        bars = ['', *('#' * int(max(0, min(reading.share, 1)) * room) for reading in readings)]
+        lines = [f'{line}  {bar}' for line, bar in zip(lines, bars)]
+    return [line.rstrip() for line in lines]
+
+
+def format_reading(reading: Reading) -> List[str]:
+    """Return the cells of a row of the table."""
+    process, limit, rss = reading
+    return [
+        process.namespec,
+        str(process.pid or '-'),
+        format_duration(time.time() - process.start) if process.pid else process.statename,
+        '-' if rss is None else format_size(rss),
+        format_size(limit.size) if limit else '-',
+        limit.given if limit else 'no option',
+        f'{reading.share:.0%}' if reading.share >= 0 else '-',
+    ]
+
+
 # Main: arguments to exit status.
 
 def main() -> int:
-    """Run memmon; return 0 at the end of the events, 1 if they cannot be read, 2 if it cannot start."""
+    """Run memmon; return 0 at the end of the events, 1 if they cannot be read, 2 if it cannot start; see check."""
     try:
         options = parse_args(sys.argv[1:])
         if options.help:
@@ -883,6 +982,8 @@ def main() -> int:
         logging.basicConfig(format='%(asctime)s %(levelname)s memmon: %(message)s',
                             level=logging.DEBUG if options.verbose else logging.INFO)
         socket.setdefaulttimeout(RPC_TIMEOUT_SECS)
+        if options.check:
+            return check(options, shutil.get_terminal_size().columns)
         listen(options, os.environ)
     except (StartError, ProtocolBroken) as error:
         print(f'memmon: {error}', file=sys.stderr)

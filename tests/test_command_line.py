@@ -1,3 +1,4 @@
+import re
 import subprocess
 from typing import List, Tuple
 
@@ -27,9 +28,9 @@ def test_version(args: str) -> None:
 
 
 def test_help_shows_every_option() -> None:
-    shown = [line.split('  ')[1].split()[:2] for line in (memmon.__doc__ or '').splitlines() if line.startswith('  -')]
-    assert [' '.join(words).rstrip(',') for words in shown] == [
-        f'-{option.letter}, --{option.name}' for option in memmon.OPTIONS]
+    shown = re.findall('^  (?:-(.), |    )--([a-z_]+)(?: ([A-Z=]+))?(?:  |$)', memmon.__doc__ or '', re.M)
+    assert [(letter, name, bool(argument)) for letter, name, argument in shown] == [
+        (option.letter, option.name, bool(option.parse)) for option in memmon.OPTIONS]
 
 
 NOT_A_SIZE = 'is not a size: give a number of bytes, or one with KB, MB, GB or TB, such as 200MB'
@@ -112,6 +113,7 @@ def test_parse_args_keeps_everything() -> None:
         uptime=86400,
         name='shop',
         verbose=True,
+        check=False,
         help=False,
         version=False,
     )

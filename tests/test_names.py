@@ -79,4 +79,5 @@ def test_idle_limits(option: str, warning: str) -> None:
 
 
 def test_limit_that_another_one_overrules_is_not_idle() -> None:
-    assert memmon.idle_limits(PROCESSES, memmon.parse_args(['-p', 'web=1MB', '-g', 'web=2MB', '-a', '3MB']).limits) == {}
+    limits = memmon.parse_args(['-p', 'web=1MB', '-g', 'web=2MB', '-a', '3MB']).limits
+    assert memmon.idle_limits(PROCESSES, limits) == {}

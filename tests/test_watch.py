@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import (LIMIT, SAVE_MAIL, StartMemmon, StartSupervisord, hog, memmon_section, read_mails, rss_mb,
-                      wait_until)
+from conftest import (LIMIT, SAVE_MAIL, StartMemmon, StartSupervisord, children_of, hog, memmon_section, read_mails,
+                      rss_mb, wait_until)
 
 PROGRAMS = (hog('foo', '--once', 'foo') + hog('bar', '--once', 'bar') + hog('baz', '--once', 'baz')
             + hog('queue', numprocs=2, process_name='%(program_name)s_%(process_num)02d')
@@ -57,16 +57,14 @@ def test_cumulative_counts_the_tree(args: 'list[str]', is_over: bool, start_supe
     supervisord = start_supervisord(hog('parent', '--child', startsecs=1, stopasgroup='true'))
     supervisord.wait_state('parent', 'RUNNING')
     pid = supervisord.pid('parent')
-    memmon = start_memmon(supervisord, '-v', *args)
-
-    def has_measured_the_child() -> bool:
-        memmon.send()
-        return 'RSS 5' in memmon.log() or not is_over and memmon.log().count('parent:parent: RSS') > 5
-
-    wait_until(has_measured_the_child)
+    wait_until(lambda: any(rss_mb(child) > 35 for child in children_of(pid)))
+    memmon = start_memmon(supervisord, *args)
+    memmon.send()
     if is_over:
         supervisord.wait_new_pid('parent', pid)
+        memmon.wait_log('restarted parent:parent: ')
     else:
+        assert not memmon.is_busy()
         assert supervisord.pid('parent') == pid
 
 
