@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterator, List, Tuple
 
 import pytest
-from conftest import LIMIT, MEMMON, StartSupervisord, Supervisord, hog, memmon_section, wait_until
+from harness import LIMIT, MEMMON, StartSupervisord, Supervisord, hog, memmon_section, wait_until
 
 import memmon
 from memmon import Limit, Process, Reading

@@ -3,7 +3,7 @@ import subprocess
 from typing import List, Tuple
 
 import pytest
-from conftest import MEMMON
+from harness import MEMMON
 
 import memmon
 

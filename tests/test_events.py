@@ -5,7 +5,7 @@ import subprocess
 from typing import Tuple
 
 import pytest
-from conftest import (LIMIT, MEMMON, StartMemmon, StartSupervisord, children_of, hog, is_running, wait_until)
+from harness import (LIMIT, MEMMON, StartMemmon, StartSupervisord, children_of, hog, is_running, wait_until)
 
 URL = 'unix:///nonexistent/supervisor.sock'
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 import pytest
-from conftest import LIMIT, MEMMON, StartMemmon, StartSupervisord, hog, memmon_section
+from harness import LIMIT, MEMMON, StartMemmon, StartSupervisord, hog, memmon_section
 
 RUBBISH = 'echo what is this'
 THREE_NUMBERS = 'echo 1 2 3; kill -9 $$'

@@ -3,7 +3,7 @@
 from typing import List
 
 import pytest
-from conftest import StartMemmon, StartSupervisord, hog, memmon_section, wait_until
+from harness import StartMemmon, StartSupervisord, hog, memmon_section, wait_until
 
 import memmon
 from memmon import Process

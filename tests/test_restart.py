@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Dict, List
 
 import pytest
-from conftest import (HOG, LIMIT, SAVE_MAIL, StartMemmon, StartSupervisord, Supervisord, children_of, hog, is_running,
-                      memmon_section, read_mails, wait_until)
+from harness import (HOG, LIMIT, SAVE_MAIL, StartMemmon, StartSupervisord, Supervisord, children_of, hog, is_running,
+                     memmon_section, read_mails, wait_until)
 
 
 def test_slow_stop_holds_up_neither_ticks_nor_others(start_supervisord: StartSupervisord,

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import (LIMIT, SAVE_MAIL, StartMemmon, StartSupervisord, children_of, hog, memmon_section, read_mails,
-                      rss_mb, wait_until)
+from harness import (LIMIT, SAVE_MAIL, StartMemmon, StartSupervisord, children_of, hog, memmon_section, read_mails,
+                     rss_mb, wait_until)
 
 PROGRAMS = (hog('foo', '--once', 'foo') + hog('bar', '--once', 'bar') + hog('baz', '--once', 'baz')
             + hog('queue', numprocs=2, process_name='%(program_name)s_%(process_num)02d')
