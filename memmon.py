@@ -39,9 +39,11 @@ these, an exact name comes before a pattern, then the first given. memmon never
 restarts itself.
 """
 
+from __future__ import annotations
+
 import configparser
+import contextlib
 import datetime
-import difflib
 import email.utils
 import fnmatch
 import getopt
@@ -58,8 +60,7 @@ import sys
 import time
 from decimal import Decimal
 from email.message import EmailMessage
-from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, TextIO
-from typing import Tuple, Union
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Sequence, TextIO
 from xml.parsers.expat import ExpatError
 from xmlrpc.client import Fault, ProtocolError, ResponseError
 
@@ -115,7 +116,7 @@ def parse_duration(text: str) -> int:
     return int(secs)
 
 
-def parse_name_and_size(text: str) -> Tuple[str, int]:
+def parse_name_and_size(text: str) -> tuple[str, int]:
     """Return the name and the bytes of a pair such as web=200MB. Raises ValueError."""
     name, _, size = text.rpartition('=')
     if not name.strip():
@@ -123,7 +124,7 @@ def parse_name_and_size(text: str) -> Tuple[str, int]:
     return name.strip(), parse_size(size)
 
 
-def parse_any(text: str) -> Tuple[str, int]:
+def parse_any(text: str) -> tuple[str, int]:
     """Return the pattern that stands for every name, and the bytes of a size. Raises ValueError."""
     return '*', parse_size(text)
 
@@ -142,7 +143,7 @@ def parse_command(text: str) -> str:
     return text
 
 
-def parse_addresses(text: str) -> List[str]:
+def parse_addresses(text: str) -> list[str]:
     """Return the addresses of a comma-separated list. Raises ValueError."""
     pairs = email.utils.getaddresses([parse_line(text).strip(' ,')])
     if not pairs or not all(re.fullmatch(r'[!-?A-~]+(@[!-?A-~]+)?', address) for _, address in pairs):
@@ -181,9 +182,9 @@ class Limit(NamedTuple):
 class Options(NamedTuple):
     """The command line, as parse_args read it."""
 
-    limits: Tuple[Limit, ...]
+    limits: tuple[Limit, ...]
     cumulative: bool
-    email: Tuple[str, ...]
+    email: tuple[str, ...]
     sendmail_program: str
     uptime: float  # seconds; mail about a restart only if the process had been up no longer
     name: str
@@ -198,7 +199,7 @@ class Option(NamedTuple):
 
     letter: str
     name: str
-    parse: Optional[Callable[[str], Any]] = None
+    parse: Callable[[str], Any] | None = None
 
 
 # getopt takes any prefix of a long option that fits no other: --group and --sendmail are among them.
@@ -227,7 +228,7 @@ def parse_args(argv: Sequence[str]) -> Options:
         pairs, words = getopt.getopt(argv, letters, names)
     except getopt.GetoptError as error:
         raise StartError(f'{error}; memmon --help lists the options') from None
-    values: Dict[str, List[Any]] = {option.name: [] for option in OPTIONS}
+    values: dict[str, list[Any]] = {option.name: [] for option in OPTIONS}
     for flag, text in pairs:
         option = next(option for option in OPTIONS if flag in ('-' + option.letter, '--' + option.name))
         values[option.name].append(parse_value(option, flag, text))
@@ -272,7 +273,7 @@ class CommandError(Exception):
     """How a command failed."""
 
 
-def run(command: Union[str, List[str]], timeout_secs: int, stdout: int, text: bytes = b'') -> bytes:
+def run(command: str | list[str], timeout_secs: int, stdout: int, text: bytes = b'') -> bytes:
     """Run a command with text on its standard input, and return what it printed, if its stdout is a pipe.
 
     A string is for the shell. Raises OSError, and CommandError for an exit status or when time is up; then all of the
@@ -362,9 +363,9 @@ def read_proc() -> ProcessTable:
     return table
 
 
-def children_by_parent(table: ProcessTable) -> Dict[int, List[int]]:
+def children_by_parent(table: ProcessTable) -> dict[int, list[int]]:
     """Return the pids of each process's children."""
-    children: Dict[int, List[int]] = {}
+    children: dict[int, list[int]] = {}
     for pid, row in table.items():
         children.setdefault(row.parent, []).append(pid)
     return children
@@ -372,7 +373,7 @@ def children_by_parent(table: ProcessTable) -> Dict[int, List[int]]:
 
 def tree_rss(table: ProcessTable, children: Mapping[int, Sequence[int]], root: int) -> int:
     """Return the RSS of a process and all its descendants in bytes, each counted once."""
-    counted: Set[int] = set()
+    counted: set[int] = set()
     waiting = [root]
     while waiting:
         pid = waiting.pop()
@@ -420,7 +421,7 @@ def program_of(process: Process) -> str:
     return re.sub(r'[-_.][0-9]+$', '', process.name)
 
 
-def names_of(process: Process, limit: Limit) -> List[str]:
+def names_of(process: Process, limit: Limit) -> list[str]:
     """Return the names by which a limit may mean a process, its own name first."""
     if limit.option == 'groupname':
         return [process.group]
@@ -428,36 +429,41 @@ def names_of(process: Process, limit: Limit) -> List[str]:
     return [f'{process.group}:{name}' for name in names] if ':' in limit.pattern else names
 
 
-def distance(limit: Limit, process: Process) -> Optional[int]:
+def distance(limit: Limit, process: Process) -> int | None:
     """Return how far a limit's name is from a process: 0 its own name, 1 its program's, 2 a pattern, None not its."""
+    if limit.option == 'any':
+        return 2
     names = names_of(process, limit)
     if limit.pattern in names:
         return names.index(limit.pattern)
     return 2 if any(fnmatch.fnmatchcase(name, limit.pattern) for name in names) else None
 
 
-def limit_of(process: Process, limits: Sequence[Limit]) -> Optional[Limit]:
+def limit_of(process: Process, limits: Sequence[Limit]) -> Limit | None:
     """Return the limit that applies to a process: the most specific, of equals the first given."""
     ranked = [(LIMIT_OPTIONS.index(limit.option), distance(limit, process), limit) for limit in limits]
     covering = [(option, far, limit) for option, far, limit in ranked if far is not None]
     return min(covering, key=lambda rank: rank[:2])[2] if covering else None
 
 
-def limits_of(processes: Sequence[Process], limits: Sequence[Limit]) -> Dict[Process, Limit]:
+def limits_of(processes: Sequence[Process], limits: Sequence[Limit]) -> dict[Process, Limit]:
     """Return the processes that have a limit, each with the one that applies to it."""
     pairs = [(process, limit_of(process, limits)) for process in processes]
     return {process: limit for process, limit in pairs if limit}
 
 
-def idle_limits(processes: Sequence[Process], limits: Sequence[Limit]) -> Dict[Limit, str]:
+def idle_limits(processes: Sequence[Process], limits: Sequence[Limit]) -> dict[Limit, str]:
     """Return the limits that cover no process, each with a sentence that says so and which names are near."""
-    idle = {}
-    for limit in limits:
-        if all(distance(limit, process) is None for process in processes):
-            names = {name for process in processes for name in names_of(process, limit)}
-            near = difflib.get_close_matches(limit.pattern, sorted(names))
-            idle[limit] = f'{limit.given} covers no process' + f'; near it: {", ".join(near)}' * bool(near)
-    return idle
+    idle = [limit for limit in limits if all(distance(limit, process) is None for process in processes)]
+    return {limit: f'{limit.given} covers no process{near_names(limit, processes)}' for limit in idle}
+
+
+def near_names(limit: Limit, processes: Sequence[Process]) -> str:
+    """Return the names that a limit may have meant, as the end of a sentence; empty where none is near."""
+    import difflib  # here, for the listener need not hold its 130 KB as long as all names are right
+    names = {name for process in processes for name in names_of(process, limit)}
+    near = difflib.get_close_matches(limit.pattern, sorted(names))
+    return f'; near it: {", ".join(near)}' if near else ''
 
 
 # Act: ask supervisord, and restart one process.
@@ -567,7 +573,7 @@ def is_down(process: Process, info: Info) -> bool:
     return bool(info['state'] == ProcessStates.STOPPED and info['start'] <= process.start)
 
 
-def stop(env: Mapping[str, str], job: Job) -> Optional[Result]:
+def stop(env: Mapping[str, str], job: Job) -> Result | None:
     """Have supervisord stop a process, without waiting for it; return why not, if not. Raises Fault, NoAnswer."""
     process = job.offender.process
     info = look(env, process)
@@ -771,11 +777,11 @@ class Listener:
         self.options = options
         self.env = env
         self.supervisord_pid = 0
-        self.children: Optional[FrozenSet[int]] = None  # pids
-        self.watched: List[Tuple[Process, Limit]] = []
-        self.idle_limits: Dict[Limit, str] = {}
-        self.workers: List[Worker] = []
-        self.debts: List[Job] = []
+        self.children: frozenset[int] | None = None  # pids
+        self.watched: list[tuple[Process, Limit]] = []
+        self.idle_limits: dict[Limit, str] = {}
+        self.workers: list[Worker] = []
+        self.debts: list[Job] = []
 
     def collect(self) -> None:
         """Reap the workers that have ended, and take over what they still owe."""
@@ -793,7 +799,7 @@ class Listener:
             offenders = []
         self.hand_out(offenders)
 
-    def measure(self) -> List[Offender]:
+    def measure(self) -> list[Offender]:
         """Return the processes that are over their limits. Raises MeasureError, NoAnswer."""
         table = read_process_table()
         self.name_children(table)
@@ -834,7 +840,7 @@ class Listener:
     def hand_out(self, offenders: Sequence[Offender]) -> None:
         """Deal the debts and the offenders to idle workers, group by group; those of one group go to one worker."""
         busy = {job.offender.process.group for worker in self.workers for job in worker.jobs}
-        groups: Dict[str, List[Job]] = {}
+        groups: dict[str, list[Job]] = {}
         for job in self.debts + [Job(offender, mmap.mmap(-1, 1)) for offender in offenders]:
             if job.offender.process.group not in busy:
                 groups.setdefault(job.offender.process.group, []).append(job)
@@ -849,7 +855,7 @@ class Listener:
             self.workers.append(start_worker(self.options, self.env, jobs))
 
 
-def list_processes(env: Mapping[str, str]) -> List[Process]:
+def list_processes(env: Mapping[str, str]) -> list[Process]:
     """Return all of supervisord's processes. Raises NoAnswer."""
     infos = ask(env, 'getAllProcessInfo')
     return [Process(info['group'], info['name'], info['pid'], info['start'], info['statename']) for info in infos]
@@ -864,6 +870,8 @@ def listen(options: Options, env: Mapping[str, str]) -> None:
         raise StartError('this is a supervisor event listener, to be started by supervisord from a section like: '
                          '[eventlistener:memmon] command=memmon -a 200MB events=TICK_60')
     listener = Listener(options, env)
+    with contextlib.suppress(NoAnswer):  # the first tick asks again, and says why not
+        listener.supervisord_pid = ask(env, 'getPID')
     told = False
     # As supervisord writes it: UTF-8 in any locale, and a line ends with a newline alone.
     with open(sys.stdin.fileno(), encoding='utf-8', errors='replace', newline='\n', closefd=False) as stdin:
@@ -882,8 +890,8 @@ class Reading(NamedTuple):
     """What one look shows of a process."""
 
     process: Process
-    limit: Optional[Limit]
-    rss: Optional[int]  # bytes; None: not running, or not to be measured
+    limit: Limit | None
+    rss: int | None  # bytes; None: not running, or not to be measured
 
     @property
     def share(self) -> float:
@@ -937,7 +945,7 @@ def find_supervisord(env: Mapping[str, str]) -> Mapping[str, str]:
     }
 
 
-def format_readings(readings: Sequence[Reading], with_limits: bool, columns: int) -> List[str]:
+def format_readings(readings: Sequence[Reading], with_limits: bool, columns: int) -> list[str]:
     """Return the lines of a table, whose last column is a bar as long as there is room."""
     rows = [['PROCESS', 'PID', 'UPTIME', 'RSS', 'LIMIT', 'SET BY', 'USED']]
     rows += [format_reading(reading) for reading in readings]
@@ -953,7 +961,7 @@ def format_readings(readings: Sequence[Reading], with_limits: bool, columns: int
     return [line.rstrip() for line in lines]
 
 
-def format_reading(reading: Reading) -> List[str]:
+def format_reading(reading: Reading) -> list[str]:
     """Return the cells of a row of the table."""
     process, limit, rss = reading
     return [

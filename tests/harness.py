@@ -76,14 +76,14 @@ class Supervisord:
                  'supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n')
 
     def __init__(self, path: Path, sections: str, server: str = '', interface: str = interface,
-                 identifier: str = 'supervisor') -> None:
+                 settings: str = '') -> None:
         self.path = path
         self.conf = path / 'supervisord.conf'
         self.log = path / 'supervisord.log'
         self.env = {'SUPERVISOR_SERVER_URL': f'unix://{path}/s'}
         self.conf.write_text(
             f'[supervisord]\nnodaemon=true\nlogfile={self.log}\npidfile={path}/pid\nchildlogdir={path}\n'
-            f'identifier={identifier}\n' + (server or self.server) + interface + sections)
+            + settings + (server or self.server) + interface + sections)
         self.process = subprocess.Popen([BIN / 'supervisord', '-n', '-c', self.conf], cwd=path,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -142,25 +142,32 @@ class Supervisord:
 class Memmon:
     """A memmon to which a test sends events, as supervisord would."""
 
-    def __init__(self, path: Path, *args: str, env: Dict[str, str]) -> None:
+    def __init__(self, path: Path, *args: str, env: Dict[str, str], command: str = MEMMON) -> None:
         self.stderr = path / f'memmon-{time.monotonic_ns()}.log'
         with self.stderr.open('w') as stderr:
-            self.process = subprocess.Popen([MEMMON, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            self.process = subprocess.Popen([command, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                             stderr=stderr, env={**os.environ, **env}, cwd=path)
         self.pid = self.process.pid
         assert self.process.stdin and self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.serial = 0
+        self.is_ready = False
+
+    def wait_ready(self) -> None:
+        if not self.is_ready:
+            assert self.stdout.readline() == b'READY\n'
+            self.is_ready = True
 
     def send(self, event: str = 'TICK_5', payload: str = 'when:1201063880') -> float:
         """Send an event and take the answer; return the seconds that it took."""
         self.serial += 1
-        assert self.stdout.readline() == b'READY\n'
+        self.wait_ready()
         began = time.monotonic()
         header = f'ver:3.0 server:supervisor serial:{self.serial} pool:memmon poolserial:{self.serial}'
         self.stdin.write(f'{header} eventname:{event} len:{len(payload)}\n{payload}'.encode())
         self.stdin.flush()
         assert self.stdout.read(len(b'RESULT 2\nOK')) == b'RESULT 2\nOK'
+        self.is_ready = False
         return time.monotonic() - began
 
     def log(self) -> str:

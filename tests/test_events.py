@@ -37,7 +37,7 @@ def test_end_of_input_ends_memmon(stdin: bytes, answers: bytes) -> None:
 @pytest.mark.parametrize('payload', [
     '', '\n', 'a\nb\n\nc', 'a\r\nb\rc', 'ünï©ødé \N{SNOWMAN} \N{PILE OF POO}', '\0\x1a', 'ver:3.0 len:5\n', 'x' * 65536,
     'é' * 65536,
-])
+], ids=lambda payload: ascii(payload[:30]))
 @pytest.mark.parametrize('locale', ['C', 'C.UTF-8', 'en_US.ISO-8859-1'])
 def test_payload_is_taken_whole(payload: str, locale: str) -> None:
     stdin = event('PROCESS_LOG_STDOUT', payload) + event('REMOTE_COMMUNICATION')
