@@ -78,10 +78,9 @@ RPC_TIMEOUT_SECS = 10
 MAIL_TIMEOUT_SECS = 30
 
 MAX_WORKERS = 8
-TRIES = 3
-SECS_BETWEEN_TRIES = 1.0
-# supervisord's default of three retries takes 1 + 2 + 3 seconds and the time that the starts themselves take.
-BACKOFF_PATIENCE_SECS = 60
+TRIES = 3                   # to reach supervisord in the middle of a restart, and to start a program
+SECS_BETWEEN_TRIES = 1
+BACKOFF_PATIENCE_SECS = 60  # supervisord's three retries take 6 seconds and what the starts themselves take
 
 
 # Values: a string in, a value or a ValueError out.
@@ -268,19 +267,18 @@ def parse_value(option: Option, flag: str, text: str) -> Any:
 
 # Measure: the process table, from ps or from /proc.
 
-
 class CommandError(Exception):
     """How a command failed."""
 
 
-def run(command: str | list[str], timeout_secs: int, stdout: int, text: bytes = b'') -> bytes:
-    """Run a command with text on its standard input, and return what it printed, if its stdout is a pipe.
+def run(command: str | list[str], timeout_secs: int, text: bytes, stdout: int, stderr: int) -> bytes:
+    """Run a command with text on its standard input, and return what it printed, if stdout is a pipe.
 
     A string is for the shell. Raises OSError, and CommandError for an exit status or when time is up; then all of the
     command's process group is killed.
     """
-    with subprocess.Popen(command, shell=isinstance(command, str), stdin=subprocess.PIPE, start_new_session=True,
-                          stdout=stdout) as process:
+    with subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True, stdin=subprocess.PIPE,
+                          stdout=stdout, stderr=stderr) as process:
         try:
             output, _ = process.communicate(text, timeout_secs)
         except subprocess.TimeoutExpired:
@@ -326,7 +324,8 @@ def read_ps() -> ProcessTable:
     if not path:
         raise MeasureError('there is none')
     # FreeBSD and macOS take each column in an -o of its own only.
-    return parse_ps(run([path, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss='], PS_TIMEOUT_SECS, subprocess.PIPE))
+    command = [path, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss=']
+    return parse_ps(run(command, PS_TIMEOUT_SECS, text=b'', stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
 
 
 def parse_ps(output: bytes) -> ProcessTable:
@@ -553,7 +552,8 @@ class Result(NamedTuple):
 def restart(env: Mapping[str, str], job: Job) -> Result:
     """Stop and start a process; only start it if memmon owes it that. Raises NoAnswer."""
     try:
-        return (None if job.debt[0] else stop(env, job)) or start(env, job)
+        refusal = None if job.debt[0] else stop(env, job)
+        return refusal or start(env, job)
     except Fault as fault:
         job.debt[0] = NOTHING
         gone = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
@@ -605,13 +605,14 @@ def start(env: Mapping[str, str], job: Job) -> Result:
             time.sleep(SECS_BETWEEN_TRIES)
     backoff_end = time.monotonic() + BACKOFF_PATIENCE_SECS
     for info in looks(env, process):
-        if info['state'] == ProcessStates.BACKOFF and time.monotonic() > backoff_end:
-            break
-        if info['state'] not in (ProcessStates.STARTING, ProcessStates.BACKOFF):
+        backs_off = info['state'] == ProcessStates.BACKOFF and time.monotonic() < backoff_end
+        if info['state'] != ProcessStates.STARTING and not backs_off:
             break
     if is_down(process, info):
         return Result(START_FAILED, f'{why}; memmon tries again at each tick')
     job.debt[0] = NOTHING
+    if is_as_measured(process, info):
+        return Result(LEFT_ALONE, 'the request to stop it was lost')
     if info['state'] == ProcessStates.RUNNING:
         return Result(RESTARTED, f'pid {process.pid} -> {info["pid"]}', info['pid'])
     if info['state'] in (ProcessStates.STOPPING, ProcessStates.STOPPED):
@@ -669,8 +670,9 @@ def write_mail(options: Options, offender: Offender, result: Result) -> EmailMes
 
 def send_mail(options: Options, mail: EmailMessage) -> None:
     """Hand a mail to the sendmail command, whose output goes where the log goes."""
+    stderr = sys.stderr.fileno()
     try:
-        run(options.sendmail_program, MAIL_TIMEOUT_SECS, stdout=sys.stderr.fileno(), text=bytes(mail))
+        run(options.sendmail_program, MAIL_TIMEOUT_SECS, text=bytes(mail), stdout=stderr, stderr=stderr)
     except (OSError, CommandError) as error:
         log.error('no mail to %s: the command %r failed: %s', mail['To'], options.sendmail_program, error)
 
@@ -728,7 +730,7 @@ def work(options: Options, env: Mapping[str, str], jobs: Sequence[Job]) -> None:
     for job in jobs:
         group = job.offender.process.group
         if group in failed_groups:
-            result = Result(LEFT_ALONE, 'first another process of its group has to be up again')
+            result = Result(LEFT_ALONE, 'another process of its group failed to start, so it waits for the next tick')
         else:
             try:
                 result = restart(env, job)

@@ -30,4 +30,4 @@ elif not args.once or not os.path.exists(args.once):
 if args.once:
     open(args.once, 'w').close()
 while True:
-    time.sleep(60)
+    time.sleep(0.1)  # short, for a signal that comes just before does not cut it shorter

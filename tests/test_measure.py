@@ -9,6 +9,7 @@ from typing import Dict, Optional
 import pytest
 from harness import LIMIT, MEMMON, StartMemmon, StartSupervisord, hog, memmon_section
 
+NO_OPTION = 'echo usage: ps >&2; exit 1'
 RUBBISH = 'echo what is this'
 THREE_NUMBERS = 'echo 1 2 3; kill -9 $$'
 THREE_NUMBERS_IN_PEACE = 'echo 1 2 3'
@@ -30,7 +31,7 @@ def fake_ps(path: Path, script: Optional[str]) -> Dict[str, str]:
 @pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='needs the /proc of Linux')
 @pytest.mark.parametrize('script, why', [
     (None, 'there is none'),
-    ('exit 1', 'exit status 1'),
+    (NO_OPTION, 'exit status 1'),
     (RUBBISH, "it printed b'what is this'"),
     (THREE_NUMBERS, 'killed by signal 9'),
     (THREE_NUMBERS_IN_PEACE, 'its table is not whole'),
@@ -50,6 +51,7 @@ def test_proc_takes_the_place_of_ps(script: Optional[str], why: str, tmp_path: P
     memmon.send()
     supervisord.wait_new_pid('big', big)
     assert f'DEBUG memmon: no process table from ps ({why}' in memmon.log()
+    assert 'usage: ps' not in memmon.log()
     assert supervisord.pid('small') == small
 
 

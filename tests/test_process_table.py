@@ -104,4 +104,4 @@ def test_tree_rss_is_between_the_process_and_all(table: Dict[int, Row], data: st
 ])
 def test_run_tells_how_a_command_failed(command: str, why: str) -> None:
     with pytest.raises(memmon.CommandError, match=f'^{why}$'):
-        memmon.run(command, 1, stdout=subprocess.PIPE)
+        memmon.run(command, 1, text=b'', stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict
 
 import pytest
-from harness import (HOG, LIMIT, SAVE_MAIL, StartMemmon, StartSupervisord, Supervisord, children_of, hog, is_running,
+from harness import (HOG, LIMIT, SAVE_MAIL, StartMemmon, StartSupervisord, children_of, hog, is_running,
                      memmon_section, read_mails, wait_until)
 
 
@@ -100,29 +100,25 @@ def test_listener_starts_what_a_killed_worker_stopped(start_supervisord: StartSu
     assert supervisord.spawned('slow') == 2
 
 
+# The second waits for its turn while the first takes its time: time for the test to do something.
+SLOW_BEFORE_QUICK = hog('a-slow', '--stop-secs', '3') + hog('b-quick') + '[group:pool]\nprograms=a-slow,b-quick\n'
+
+
 def test_killed_worker_owes_nothing_that_it_had_not_stopped(start_supervisord: StartSupervisord,
                                                             start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(hog('pool', '--stop-secs', '2', numprocs=2, process_name='%(process_num)d'))
-    supervisord.wait_big('pool:0', 'pool:1')
+    supervisord = start_supervisord(SLOW_BEFORE_QUICK)
+    slow, _ = supervisord.wait_big('pool:a-slow', 'pool:b-quick')
     memmon = start_memmon(supervisord, '-a', LIMIT)
     memmon.send()
-    stopping, waiting = first_and_second(supervisord)
+    supervisord.wait_state('pool:a-slow', 'STOPPING')
     worker, = children_of(memmon.pid)
     os.kill(worker, signal.SIGKILL)
-    pid = supervisord.pid(stopping)
-    supervisord.call('stopProcess', waiting)
-    supervisord.wait_state(stopping, 'STOPPED')
+    supervisord.call('stopProcess', 'pool:b-quick')
+    supervisord.wait_state('pool:a-slow', 'STOPPED')
     memmon.send()
-    supervisord.wait_new_pid(stopping, pid)
+    supervisord.wait_new_pid('pool:a-slow', slow)
     memmon.send()
-    assert supervisord.state(waiting) == 'STOPPED'
-
-
-def first_and_second(supervisord: Supervisord) -> List[str]:
-    """Wait until a member of a pool of two is in STOPPING; return its name and that of the other."""
-    names = ['pool:0', 'pool:1']
-    wait_until(lambda: 'STOPPING' in [supervisord.state(name) for name in names])
-    return sorted(names, key=supervisord.state, reverse=True)
+    assert supervisord.state('pool:b-quick') == 'STOPPED'
 
 
 def test_vanished_command_is_owed_a_start(tmp_path: Path, start_supervisord: StartSupervisord,
@@ -168,7 +164,7 @@ def test_failed_start_does_not_keep_other_groups(tmp_path: Path, start_superviso
     memmon.send()
     supervisord.wait_new_pid('next', pid)
     memmon.wait_log('failed to start gone:gone: ')
-    memmon.wait_log('; first another process of its group has to be up again')
+    memmon.wait_log('; another process of its group failed to start, so it waits for the next tick')
     states = sorted(supervisord.state(f'pool:{i}') for i in range(2))
     assert states == ['RUNNING', 'STOPPED']  # the pool does not go down as a whole
 
@@ -197,21 +193,20 @@ def test_program_that_exits_at_once_is_left_to_supervisord(tmp_path: Path, start
 
 @pytest.mark.parametrize('restart', [False, True])
 def test_operator_is_quicker(restart: bool, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    """The second offender of a group has been measured, and waits for the first: time for the operator."""
-    supervisord = start_supervisord(
-        hog('pool', '--stop-secs', '2', numprocs=2, process_name='%(process_num)d'))
-    supervisord.wait_big('pool:0', 'pool:1')
+    supervisord = start_supervisord(SLOW_BEFORE_QUICK)
+    slow, quick = supervisord.wait_big('pool:a-slow', 'pool:b-quick')
     memmon = start_memmon(supervisord, '-a', LIMIT)
     memmon.send()
-    _, second = first_and_second(supervisord)
-    supervisord.call('stopProcess', second)
+    supervisord.wait_state('pool:a-slow', 'STOPPING')
+    supervisord.call('stopProcess', 'pool:b-quick')
     if restart:
-        supervisord.call('startProcess', second)
-    pid = supervisord.pid(second)
-    state = 'RUNNING' if restart else 'STOPPED'
-    memmon.wait_log(f'left alone {second}: ')
+        supervisord.call('startProcess', 'pool:b-quick')
+    state, pid = supervisord.state('pool:b-quick'), supervisord.pid('pool:b-quick')
+    assert state == ('RUNNING' if restart else 'STOPPED') and pid != quick
+    supervisord.wait_new_pid('pool:a-slow', slow)
+    memmon.wait_log('left alone pool:b-quick: ')
     assert memmon.log().endswith(f'; it is {state} with pid {pid}\n')
-    assert (supervisord.state(second), supervisord.pid(second)) == (state, pid)
+    assert (supervisord.state('pool:b-quick'), supervisord.pid('pool:b-quick')) == (state, pid)
 
 
 def test_program_that_the_operator_stops_stays_stopped(start_supervisord: StartSupervisord,
