@@ -163,6 +163,12 @@ def format_duration(secs: float) -> str:
     return str(datetime.timedelta(seconds=max(0, int(secs))))
 
 
+def one_line(error: object) -> str:
+    """Return what an error says as one line: of several the first and the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ' ... '.join(lines[:1] + lines[1:][-1:]) or type(error).__name__
+
+
 # Options: the arguments in, one immutable Options or a StartError out.
 
 class StartError(Exception):
@@ -499,8 +505,7 @@ def ask(env: Mapping[str, str], method: str, *args: Any) -> Any:
     except ConnectionRefusedError:
         raise NoAnswer(f'nobody listens at {url}; does supervisord run?') from None
     except (OSError, http.client.HTTPException, ResponseError, ExpatError, ValueError) as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise NoAnswer(f'no answer from a supervisord at {url}: {reason}') from None
+        raise NoAnswer(f'no answer from a supervisord at {url}: {one_line(error)}') from None
 
 
 Info = Dict[str, Any]  # what getProcessInfo answers
@@ -557,7 +562,7 @@ def restart(env: Mapping[str, str], job: Job) -> Result:
     except Fault as fault:
         job.debt[0] = NOTHING
         gone = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
-        return Result(LEFT_ALONE if gone else STOP_FAILED, fault.faultString)
+        return Result(LEFT_ALONE if gone else STOP_FAILED, one_line(fault.faultString))
 
 
 def is_as_measured(process: Process, info: Info) -> bool:
@@ -601,7 +606,7 @@ def start(env: Mapping[str, str], job: Job) -> Result:
         try:
             ask(env, 'startProcess', process.namespec, False)
         except (Fault, NoAnswer) as error:
-            why = error.faultString if isinstance(error, Fault) else str(error)
+            why = one_line(error.faultString if isinstance(error, Fault) else error)
             time.sleep(SECS_BETWEEN_TRIES)
     backoff_end = time.monotonic() + BACKOFF_PATIENCE_SECS
     for info in looks(env, process):
@@ -937,8 +942,7 @@ def find_supervisord(env: Mapping[str, str]) -> Mapping[str, str]:
     try:
         client.process_config(do_usage=False)
     except (ValueError, configparser.Error) as error:
-        raise StartError(f'{client.configfile}: {" ".join(str(error).split())}; '
-                         'mend it, or set SUPERVISOR_SERVER_URL') from None
+        raise StartError(f'{client.configfile}: {one_line(error)}; mend it, or set SUPERVISOR_SERVER_URL') from None
     return {
         'SUPERVISOR_USERNAME': client.username or '',
         'SUPERVISOR_PASSWORD': client.password or '',

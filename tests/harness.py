@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Sequence, TypeVar
 
 from supervisor import childutils
 
@@ -76,7 +76,7 @@ class Supervisord:
                  'supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n')
 
     def __init__(self, path: Path, sections: str, server: str = '', interface: str = interface,
-                 settings: str = '') -> None:
+                 settings: str = '', wrapper: Sequence[str] = ()) -> None:
         self.path = path
         self.conf = path / 'supervisord.conf'
         self.log = path / 'supervisord.log'
@@ -84,7 +84,7 @@ class Supervisord:
         self.conf.write_text(
             f'[supervisord]\nnodaemon=true\nlogfile={self.log}\npidfile={path}/pid\nchildlogdir={path}\n'
             + settings + (server or self.server) + interface + sections)
-        self.process = subprocess.Popen([BIN / 'supervisord', '-n', '-c', self.conf], cwd=path,
+        self.process = subprocess.Popen([*wrapper, str(BIN / 'supervisord'), '-n', '-c', str(self.conf)], cwd=path,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def wait_ready(self) -> None:

@@ -191,6 +191,26 @@ def test_program_that_exits_at_once_is_left_to_supervisord(tmp_path: Path, start
     assert (supervisord.state('broken'), supervisord.spawned('broken')) == ('FATAL', spawned)
 
 
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which('setpriv'),
+                    reason='needs root, and setpriv from util-linux, for a supervisord that may not kill')
+def test_refused_stop_is_told_and_the_next_one_follows(tmp_path: Path, start_supervisord: StartSupervisord,
+                                                       start_memmon: StartMemmon) -> None:
+    supervisord = start_supervisord(
+        hog('a', command='sleep 1000', user='nobody') + hog('b', command='sleep 1000') + '[group:pool]\nprograms=a,b\n',
+        wrapper=['setpriv', '--bounding-set=-kill'])
+    a, b = supervisord.wait_new_pid('pool:a', 0), supervisord.wait_new_pid('pool:b', 0)
+    memmon = start_memmon(supervisord, '-a', '100KB', *SAVE_MAIL)
+    memmon.send()
+    supervisord.wait_new_pid('pool:b', b)
+    memmon.wait_log('failed to stop pool:a: ')
+    failure, = [line for line in memmon.log().splitlines() if 'failed to stop' in line]
+    assert ' ERROR memmon: failed to stop pool:a: RSS ' in failure
+    assert failure.endswith(' ... PermissionError: [Errno 1] Operation not permitted')
+    wait_until(lambda: len(read_mails(tmp_path)) == 2)
+    assert any('Subject: memmon: failed to stop process pool:a\n' in mail for mail in read_mails(tmp_path))
+    assert is_running(a)
+
+
 @pytest.mark.parametrize('restart', [False, True])
 def test_operator_is_quicker(restart: bool, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
     supervisord = start_supervisord(SLOW_BEFORE_QUICK)

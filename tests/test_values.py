@@ -127,3 +127,13 @@ def test_format_size(size: int, text: str) -> None:
 @pytest.mark.parametrize('secs, text', [(0, '0:00:00'), (-3, '0:00:00'), (725, '0:12:05'), (90061, '1 day, 1:01:01')])
 def test_format_duration(secs: int, text: str) -> None:
     assert memmon.format_duration(secs) == text
+
+
+@pytest.mark.parametrize('error, text', [
+    (OSError('timed out'), 'timed out'),
+    (OSError(), 'OSError'),
+    ('220 mail ESMTP\r\n', '220 mail ESMTP'),
+    ('FAILED: Traceback:\n  File "x"\nPermissionError: no\n\n', 'FAILED: Traceback: ... PermissionError: no'),
+])
+def test_one_line(error: object, text: str) -> None:
+    assert memmon.one_line(error) == text
