@@ -155,7 +155,9 @@ def server_that_answers(answer: bytes) -> Iterator[str]:
 def answer_once(server: socket.socket, answer: bytes) -> None:
     connection, _ = server.accept()
     with connection:
-        connection.recv(65536)
+        request = b''
+        while b'</methodCall>' not in request:
+            request += connection.recv(65536)
         connection.sendall(answer)
         while not answer and connection.recv(65536):
             pass  # until memmon hangs up
