@@ -38,9 +38,9 @@ def hog(name: str, *args: str, command: str = '', section: str = 'program', **se
 
 
 def memmon_section(*args: str, **settings: object) -> str:
-    """Return a section of supervisord.conf for memmon."""
+    """Return a section of supervisord.conf for memmon, to be started when the programs have taken their memory."""
     command = ' '.join(shlex.quote(arg) for arg in (MEMMON, *args))
-    return hog('memmon', command=command, section='eventlistener', events='TICK_5', **settings)
+    return hog('memmon', command=command, section='eventlistener', events='TICK_5', autostart='false', **settings)
 
 
 SAVE_MAIL = ['-m', 'bob@example.com', '-s', 'cat > new.$$ && mv new.$$ mail.$$']
@@ -110,6 +110,11 @@ class Supervisord:
     def wait_new_pid(self, name: str, old_pid: int, secs: float = 20) -> int:
         wait_until(lambda: self.pid(name) not in (0, old_pid) and self.state(name) == 'RUNNING', secs)
         return self.pid(name)
+
+    def start_memmon(self) -> int:
+        """Start memmon's section; return its pid."""
+        self.call('startProcess', 'memmon')
+        return self.pid('memmon')
 
     def wait_big(self, *names: str) -> List[int]:
         """Wait until programs have taken their memory; return their pids."""

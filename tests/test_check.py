@@ -88,12 +88,12 @@ def test_check_asks_an_inet_server(start_supervisord: StartSupervisord) -> None:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    supervisord = start_supervisord(hog('big', '--once', 'big') + memmon_section('-a', LIMIT, autostart='false'),
+    supervisord = start_supervisord(hog('big', '--once', 'big') + memmon_section('-a', LIMIT),
                                     server=f'[inet_http_server]\nport=127.0.0.1:{port}\n')
     supervisord.env = {'SUPERVISOR_SERVER_URL': f'http://127.0.0.1:{port}'}
     pid, = supervisord.wait_big('big')
     assert check(supervisord, '-a', LIMIT)[0] == 1
-    supervisord.call('startProcess', 'memmon')
+    supervisord.start_memmon()
     supervisord.wait_new_pid('big', pid)
 
 

@@ -60,9 +60,10 @@ def test_memmon_as_a_listener(through_a_shell: bool, start_supervisord: StartSup
     section = memmon_section('-a', LIMIT)
     if through_a_shell:
         section = hog('memmon', command=f'sh -c "{MEMMON} -a {LIMIT}; exit 1"', section='eventlistener',
-                      events='TICK_5', stopasgroup='true')
+                      events='TICK_5', stopasgroup='true', autostart='false')
     supervisord = start_supervisord(hog('big', '--once', 'big') + section)
     pid, = supervisord.wait_big('big')
+    supervisord.start_memmon()
     supervisord.wait_new_pid('big', pid)
     assert supervisord.spawned('big') == 2
 

@@ -29,6 +29,7 @@ def test_first_tick_tells_what_is_watched(start_supervisord: StartSupervisord, s
 
 def test_memmon_does_not_watch_itself(start_supervisord: StartSupervisord) -> None:
     supervisord = start_supervisord(hog('small', '--mb', '1') + memmon_section('-a', '1GB', '-p', 'memmon=1GB'))
+    supervisord.start_memmon()
     wait_until(lambda: 'watching' in supervisord.call('readProcessStderrLog', 'memmon', 0, 0))
     assert messages(supervisord.call('readProcessStderrLog', 'memmon', 0, 0)) == [
         "INFO memmon: watching 1 of supervisord's 2 processes: -p memmon=1GB, -a 1GB",

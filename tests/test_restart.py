@@ -357,6 +357,7 @@ def test_supervisord_shuts_down_in_the_middle_of_a_restart(tmp_path: Path,
                                                            start_supervisord: StartSupervisord) -> None:
     supervisord = start_supervisord(
         hog('slow', '--stop-secs', '2') + memmon_section('-a', LIMIT))
+    supervisord.start_memmon()
     supervisord.wait_state('slow', 'STOPPING')
     assert any('memmon' in command for command in processes_of(tmp_path).values())
     supervisord.process.send_signal(signal.SIGTERM)
@@ -374,8 +375,7 @@ def test_memmon_ends_in_the_middle_of_a_restart(how: str, asgroup: str, tmp_path
         hog('slow', '--stop-secs', '3', '--once', 'slow')
         + memmon_section('-a', LIMIT, *SAVE_MAIL, stopasgroup=asgroup, killasgroup=asgroup))
     pid, = supervisord.wait_big('slow')
-    supervisord.wait_state('memmon', 'RUNNING')
-    memmon = supervisord.pid('memmon')
+    memmon = supervisord.start_memmon()
     supervisord.wait_state('slow', 'STOPPING')
     if how == 'ctl':
         assert 'memmon: started' in supervisord.ctl('restart', 'memmon')
@@ -390,10 +390,8 @@ def test_memmon_ends_in_the_middle_of_a_restart(how: str, asgroup: str, tmp_path
 
 def test_memmon_never_restarts_itself(start_supervisord: StartSupervisord) -> None:
     supervisord = start_supervisord(hog('small', '--mb', '1') + memmon_section('-a', '5MB', '-p', 'memmon=5MB'))
-    supervisord.wait_state('memmon', 'RUNNING')
-    memmon = supervisord.pid('memmon')
-    for _ in range(2):
-        supervisord.wait_new_pid('small', supervisord.pid('small'))
+    memmon = supervisord.start_memmon()
+    wait_until(lambda: supervisord.spawned('small') == 3)
     assert supervisord.pid('memmon') == memmon
     assert supervisord.spawned('memmon') == 1
 

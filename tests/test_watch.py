@@ -45,7 +45,7 @@ def test_configurations_of_the_manual(args: str, tmp_path: Path, start_superviso
         + memmon_section(*args.split(), *SAVE_MAIL[2:]))
     name = 'bar:foo' if 'bar' in args else 'foo:foo'
     wait_until(lambda: rss_mb(supervisord.pid(name)) > 210)
-    supervisord.wait_new_pid(name, supervisord.pid(name))
+    supervisord.start_memmon()
     mail, = wait_until(lambda: read_mails(tmp_path))
     assert f'To: bob@example.com\nSubject: memmon: process {name} restarted\n' in mail
     assert supervisord.spawned('foo') == 2
