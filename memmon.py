@@ -100,7 +100,8 @@ def parse_size(text: str) -> int:
         match = re.fullmatch(r'([0-9]*\.?[0-9]+)([KMGT])B?', text.strip().upper())
         size = int(Decimal(match.group(1)) * SIZE_UNITS[match.group(2)]) if match else 0
     if size <= 0:
-        raise ValueError(f'{text!r} is not a size: give a number of bytes, or one with KB, MB, GB or TB, such as 200MB')
+        raise ValueError(
+            f'{text!r} is not a size: give a number of bytes above 0, or one with KB, MB, GB or TB, such as 200MB')
     return int(size)
 
 
@@ -111,7 +112,8 @@ def parse_duration(text: str) -> int:
     except ValueError:
         secs = 0
     if secs <= 0:
-        raise ValueError(f'{text!r} is not a duration: give a number of seconds, or one with s, m, h or d, such as 5m')
+        raise ValueError(
+            f'{text!r} is not a duration: give a number of seconds above 0, or one with s, m, h or d, such as 5m')
     return int(secs)
 
 
@@ -484,6 +486,8 @@ def ask(env: Mapping[str, str], method: str, *args: Any) -> Any:
     supervisord refuses, and NoAnswer. http://supervisord.org/api.html
     """
     url = env['SUPERVISOR_SERVER_URL']
+    if not url.startswith(('unix://', 'http://')):
+        raise NoAnswer(f'the URL of supervisord is {url!r}: it has to begin with unix:// or http://')
     try:
         with childutils.getRPCInterface(env) as server:
             return getattr(server.supervisor, method)(*args)
@@ -495,11 +499,11 @@ def ask(env: Mapping[str, str], method: str, *args: Any) -> Any:
         raise
     except ProtocolError as error:
         if error.errcode == http.client.UNAUTHORIZED:
-            raise NoAnswer(f'supervisord at {url} refused the user name or password: '
-                           'set SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in the environment of memmon') from None
+            raise NoAnswer(f'supervisord at {url} refused the user name or password: set SUPERVISOR_USERNAME and '
+                           "SUPERVISOR_PASSWORD in memmon's environment to those of its HTTP server") from None
         raise NoAnswer(f'what listens at {url} is no supervisord: it says {error.errcode} {error.errmsg}') from None
     except FileNotFoundError:
-        raise NoAnswer(f'no such socket: {url}; does supervisord run?') from None
+        raise NoAnswer(f'no such socket: {url}; does supervisord run, with a [unix_http_server] section?') from None
     except PermissionError:
         raise NoAnswer(f'no permission to use {url}: see chmod and chown in [unix_http_server]') from None
     except ConnectionRefusedError:
@@ -669,7 +673,7 @@ def write_mail(options: Options, offender: Offender, result: Result) -> EmailMes
     ]
     if not restarted:
         lines.append(f'reason:   {result.why}')
-    mail.set_content('\n'.join(lines) + '\n')
+    mail.set_content('\n'.join(lines) + '\n', cte='8bit')  # readable for any command that -s may name
     return mail
 
 
@@ -870,12 +874,13 @@ def list_processes(env: Mapping[str, str]) -> list[Process]:
 
 def listen(options: Options, env: Mapping[str, str]) -> None:
     """Serve supervisord's events until it closes stdin. Raises StartError, ProtocolBroken."""
-    if 'SUPERVISOR_SERVER_URL' not in env:
+    if not env.get('SUPERVISOR_SERVER_URL'):
         if 'SUPERVISOR_ENABLED' in env:
             raise StartError('supervisord has no RPC server for memmon to call: add a [unix_http_server] and a '
                              '[rpcinterface:supervisor] section to supervisord.conf')
         raise StartError('this is a supervisor event listener, to be started by supervisord from a section like: '
-                         '[eventlistener:memmon] command=memmon -a 200MB events=TICK_60')
+                         '[eventlistener:memmon] command=memmon -a 200MB events=TICK_60; '
+                         'for one look at what runs now: memmon --check -a 200MB')
     listener = Listener(options, env)
     with contextlib.suppress(NoAnswer):  # the first tick asks again, and says why not
         listener.supervisord_pid = ask(env, 'getPID')
@@ -931,7 +936,7 @@ def find_supervisord(env: Mapping[str, str]) -> Mapping[str, str]:
 
     Raises StartError.
     """
-    if 'SUPERVISOR_SERVER_URL' in env:
+    if env.get('SUPERVISOR_SERVER_URL'):
         return env
     from supervisor.options import ClientOptions  # here, for the listener need not hold its 1.5 MB
     client = ClientOptions()

@@ -108,8 +108,8 @@ def refusal(supervisord: Supervisord, **env: str) -> str:
 def test_check_refuses_a_wrong_password(start_supervisord: StartSupervisord) -> None:
     supervisord = start_supervisord('', server='[unix_http_server]\nfile=%(here)s/s\nusername=bob\npassword=secret\n')
     assert refusal(supervisord) == (
-        'supervisord at unix://./s refused the user name or password: '
-        'set SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in the environment of memmon')
+        'supervisord at unix://./s refused the user name or password: set SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD '
+        "in memmon's environment to those of its HTTP server")
 
 
 def test_check_without_rpc_interface(start_supervisord: StartSupervisord) -> None:
@@ -133,7 +133,7 @@ def test_check_without_permission(start_supervisord: StartSupervisord, monkeypat
 def test_check_without_socket(start_supervisord: StartSupervisord) -> None:
     supervisord = start_supervisord('')
     assert refusal(supervisord, SUPERVISOR_SERVER_URL='unix:///nonexistent/s') == (
-        'no such socket: unix:///nonexistent/s; does supervisord run?')
+        'no such socket: unix:///nonexistent/s; does supervisord run, with a [unix_http_server] section?')
 
 
 def test_check_with_a_socket_that_supervisord_left_behind(start_supervisord: StartSupervisord) -> None:
@@ -180,14 +180,14 @@ def test_check_with_another_server(answer: bytes, error: str, start_supervisord:
 def test_check_with_a_url_of_another_kind(start_supervisord: StartSupervisord) -> None:
     supervisord = start_supervisord('')
     assert refusal(supervisord, SUPERVISOR_SERVER_URL='supervisor.sock') == (
-        'no answer from a supervisord at supervisor.sock: Unknown protocol for serverurl supervisor.sock')
+        "the URL of supervisord is 'supervisor.sock': it has to begin with unix:// or http://")
 
 
 @pytest.mark.parametrize('conf, error', [
     ('[supervisord]\n', 'supervisord.conf: .ini file does not include supervisorctl section; '
                         'mend it, or set SUPERVISOR_SERVER_URL'),
     ('[supervisorctl]\nserverurl=unix:///nonexistent/s\n',
-     'no such socket: unix:///nonexistent/s; does supervisord run?'),
+     'no such socket: unix:///nonexistent/s; does supervisord run, with a [unix_http_server] section?'),
 ])
 def test_check_with_a_configuration_that_does_not_help(conf: str, error: str, tmp_path: Path) -> None:
     (tmp_path / 'supervisord.conf').write_text(conf)

@@ -33,7 +33,7 @@ def test_help_shows_every_option() -> None:
         (option.letter, option.name, bool(option.parse)) for option in memmon.OPTIONS]
 
 
-NOT_A_SIZE = 'is not a size: give a number of bytes, or one with KB, MB, GB or TB, such as 200MB'
+NOT_A_SIZE = 'is not a size: give a number of bytes above 0, or one with KB, MB, GB or TB, such as 200MB'
 NO_LIMIT = 'nothing to watch: give a limit with -p, -g or -a, such as -a 200MB; see memmon --help'
 
 USAGE: List[Tuple[List[str], str]] = [
@@ -51,7 +51,7 @@ USAGE: List[Tuple[List[str], str]] = [
     (['-a', ''], f"-a: '' {NOT_A_SIZE}"),
     (['-a', '-5MB'], f"-a: '-5MB' {NOT_A_SIZE}"),
     (['-a', '1MB', '-u', 'soon'],
-     "-u: 'soon' is not a duration: give a number of seconds, or one with s, m, h or d, such as 5m"),
+     "-u: 'soon' is not a duration: give a number of seconds above 0, or one with s, m, h or d, such as 5m"),
     (['-a', '1MB', '-m', ''], "-m: '' is not an email address, nor several with commas between them"),
     (['-a', '1MB', '-s', ' '], '-s: the command is empty: give one that sends the mail on its standard input'),
     (['-a', '1MB', '-n', 'a\nb'], r"-n: 'a\nb' is not one line of text"),
@@ -70,7 +70,8 @@ def test_usage_error_is_one_line(args: List[str], error: str) -> None:
 def test_no_supervisord_is_told_with_a_section() -> None:
     assert run('-a', '200MB') == (2, b'', (
         'memmon: this is a supervisor event listener, to be started by supervisord from a section like: '
-        '[eventlistener:memmon] command=memmon -a 200MB events=TICK_60\n'))
+        '[eventlistener:memmon] command=memmon -a 200MB events=TICK_60; '
+        'for one look at what runs now: memmon --check -a 200MB\n'))
 
 
 def test_supervisord_without_rpc_server_is_told_what_to_add() -> None:

@@ -265,7 +265,8 @@ def test_socket_away_for_a_tick(tmp_path: Path, start_supervisord: StartSupervis
     (tmp_path / 's').rename(tmp_path / 'away')
     memmon.send()
     assert memmon.log().endswith(
-        f' ERROR memmon: nothing checked at this tick: no such socket: unix://{tmp_path}/s; does supervisord run?\n')
+        f' ERROR memmon: nothing checked at this tick: no such socket: unix://{tmp_path}/s; '
+        'does supervisord run, with a [unix_http_server] section?\n')
     (tmp_path / 'away').rename(tmp_path / 's')
     memmon.send()
     supervisord.wait_new_pid('big', pid)
@@ -300,8 +301,8 @@ def test_wrong_password_is_told_with_the_variables_to_set(start_supervisord: Sta
     assert memmon.log().count('\n') == 1
     url = supervisord.env['SUPERVISOR_SERVER_URL']
     assert memmon.log().endswith(
-        f' ERROR memmon: nothing checked at this tick: supervisord at {url} refused the '
-        'user name or password: set SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in the environment of memmon\n')
+        f' ERROR memmon: nothing checked at this tick: supervisord at {url} refused the user name or password: '
+        "set SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in memmon's environment to those of its HTTP server\n")
 
 
 def test_right_password(start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:

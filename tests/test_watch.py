@@ -124,7 +124,7 @@ def test_mail_and_log_tell_all(tmp_path: Path, start_supervisord: StartSuperviso
     assert re.fullmatch(rf'''To: a@example.com, b@example.com, =\?utf-8\?q\?J=C3=BCrgen\?= <c@example.com>
 Subject: memmon: process big:big restarted
 Content-Type: text/plain; charset="utf-8"
-Content-Transfer-Encoding: 7bit
+Content-Transfer-Encoding: 8bit
 MIME-Version: 1.0
 
 memmon: process big:big restarted
