@@ -274,7 +274,7 @@ def test_socket_away_for_a_tick(tmp_path: Path, start_supervisord: StartSupervis
 
 def test_socket_away_in_the_middle_of_a_restart(tmp_path: Path, start_supervisord: StartSupervisord,
                                                 start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(hog('slow', '--stop-secs', '1', '--once', 'slow'))
+    supervisord = start_supervisord(hog('slow', '--stop-secs', '2', '--once', 'slow'))
     pid, = supervisord.wait_big('slow')
     memmon = start_memmon(supervisord, '-a', LIMIT, *SAVE_MAIL)
     memmon.send()
