@@ -60,7 +60,7 @@ import sys
 import time
 from decimal import Decimal
 from email.message import EmailMessage
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Sequence, TextIO
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, NamedTuple, Sequence, TextIO
 from xml.parsers.expat import ExpatError
 from xmlrpc.client import Fault, ProtocolError, ResponseError
 
@@ -390,6 +390,12 @@ def tree_rss(table: ProcessTable, children: Mapping[int, Sequence[int]], root: i
             counted.add(pid)
             waiting += children.get(pid, ())
     return sum(table[pid].rss for pid in counted)
+
+
+def rss_of(table: ProcessTable, pids: Iterable[int], cumulative: bool) -> dict[int, int]:
+    """Return the RSS in bytes of those processes that are in the table, with their descendants' if cumulative."""
+    children = children_by_parent(table) if cumulative else {}
+    return {pid: tree_rss(table, children, pid) for pid in pids if pid in table}
 
 
 # Decide: which limit applies to a process, and who is over it.
@@ -816,10 +822,10 @@ class Listener:
         """Return the processes that are over their limits. Raises MeasureError, NoAnswer."""
         table = read_process_table()
         self.name_children(table)
-        tree = children_by_parent(table) if self.options.cumulative else {}
+        rss_by_pid = rss_of(table, [process.pid for process, _ in self.watched], self.options.cumulative)
         offenders = []
         for process, limit in self.watched:
-            rss = tree_rss(table, tree, process.pid)
+            rss = rss_by_pid[process.pid]
             log.debug('%s: RSS %s of %s (%s)', process.namespec, format_size(rss), format_size(limit.size), limit.given)
             if rss > limit.size:
                 offenders.append(Offender(process, limit, rss, int(time.time()) - process.start))
@@ -921,11 +927,8 @@ def check(options: Options, columns: int) -> int:
     except (NoAnswer, MeasureError) as error:
         raise StartError(str(error)) from None
     limits = limits_of(processes, options.limits)
-    tree = children_by_parent(table) if options.cumulative else {}
-    readings = [
-        Reading(process, limits.get(process), tree_rss(table, tree, process.pid) if process.pid in table else None)
-        for process in processes
-    ]
+    rss_by_pid = rss_of(table, [process.pid for process in processes], options.cumulative)
+    readings = [Reading(process, limits.get(process), rss_by_pid.get(process.pid)) for process in processes]
     readings.sort(key=lambda reading: (reading.share, reading.rss or -1), reverse=True)
     print('\n'.join(format_readings(readings, bool(options.limits), columns)))
     for warning in idle_limits(processes, options.limits).values():
@@ -940,7 +943,7 @@ def find_supervisord(env: Mapping[str, str]) -> Mapping[str, str]:
     """
     if env.get('SUPERVISOR_SERVER_URL'):
         return env
-    from supervisor.options import ClientOptions  # here, for the listener need not hold its 1.5 MB
+    from supervisor.options import ClientOptions  # here, for the listener need not hold its 0.8 MB
     client = ClientOptions()
     client.configfile = client.default_configfile()
     if not client.configfile:

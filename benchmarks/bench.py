@@ -18,7 +18,7 @@ from typing import Callable, Dict, List, Tuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
 
-from harness import MEMMON, Memmon, Supervisord, hog, wait_until  # noqa: E402
+from harness import MEMMON, Memmon, Supervisord, hog, rss_kb, wait_until  # noqa: E402
 
 PS = ['ps', '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss=']
 Rows = List[Tuple[str, str]]
@@ -74,10 +74,6 @@ def ps_and_request(env: Dict[str, str]) -> float:
 def cpu_secs(pid: int) -> float:
     """Return the CPU time that a process has used; see schedstat in proc(5)."""
     return int(Path(f'/proc/{pid}/schedstat').read_text().split()[0]) / 1e9
-
-
-def rss_kb(pid: int) -> int:
-    return int(subprocess.run(['ps', '-o', 'rss=', '-p', str(pid)], stdout=subprocess.PIPE, check=True).stdout)
 
 
 def ms(secs: float) -> str:

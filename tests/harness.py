@@ -51,9 +51,14 @@ def read_mails(path: Path) -> List[str]:
     return [mail.read_text() for mail in path.glob('mail.*')]
 
 
-def rss_mb(pid: int) -> float:
+def rss_kb(pid: int) -> int:
+    """Return the RSS of a process; 0 where there is none."""
     ps = subprocess.run(['ps', '-o', 'rss=', '-p', str(pid)], stdout=subprocess.PIPE, check=False)
-    return int(ps.stdout or 0) / 1024
+    return int(ps.stdout or 0)
+
+
+def rss_mb(pid: int) -> float:
+    return rss_kb(pid) / 1024
 
 
 def is_running(pid: int) -> bool:
