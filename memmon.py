@@ -927,7 +927,8 @@ def check(options: Options, columns: int) -> int:
     except (NoAnswer, MeasureError) as error:
         raise StartError(str(error)) from None
     limits = limits_of(processes, options.limits)
-    rss_by_pid = rss_of(table, [process.pid for process in processes], options.cumulative)
+    running = [process.pid for process in processes if process.pid]  # 0 is the kernel in the table of FreeBSD
+    rss_by_pid = rss_of(table, running, options.cumulative)
     readings = [Reading(process, limits.get(process), rss_by_pid.get(process.pid)) for process in processes]
     readings.sort(key=lambda reading: (reading.share, reading.rss or -1), reverse=True)
     print('\n'.join(format_readings(readings, bool(options.limits), columns)))
