@@ -1,6 +1,6 @@
 """memmon is a supervisor event listener. On each TICK event it looks at the
-memory (RSS) of supervisord's child processes, and restarts those that use
-more than they were allowed. supervisord starts it, from a section like this:
+memory (RSS) of supervisord's child processes and restarts those that use more
+than they are allowed. supervisord starts it from a section like this:
 
     [eventlistener:memmon]
     command=memmon -a 200MB -m bob@example.com
@@ -8,35 +8,35 @@ more than they were allowed. supervisord starts it, from a section like this:
 
 Usage: memmon [options]
 
-  -p, --program NAME=SIZE    the limit of a program, for each of its processes;
-                             NAME is a program or a namespec, GROUP:NAME
-  -g, --groupname NAME=SIZE  the limit of each process of a group
-  -a, --any SIZE             the limit of every child of supervisord
-  -c, --cumulative           judge a process by its own RSS and that of all its
-                             descendants, added up
-  -m, --email ADDRESS        mail ADDRESS about restarts; for several, use
-                             commas or repeat the option
+  -p, --program NAME=SIZE    limit each process of a program; NAME is a program
+                             or a namespec, GROUP:NAME
+  -g, --groupname NAME=SIZE  limit each process of a group
+  -a, --any SIZE             limit every child of supervisord
+  -c, --cumulative           count a process together with all its descendants
+  -m, --email ADDRESS        mail ADDRESS about restarts and failures; separate
+                             several with commas, or repeat the option
   -s, --sendmail_program COMMAND
-                             the command that sends the mail on its standard
-                             input (default: /usr/sbin/sendmail -t -i)
+                             pipe mail to COMMAND
+                             (default: /usr/sbin/sendmail -t -i)
   -u, --uptime DURATION      mail about a restart only if the process had been
                              up no longer than this
   -n, --name TEXT            put [TEXT] into the subjects of mails
-  -v, --verbose              log the RSS and limit of each process at each tick
-      --check                show what uses how much of its limit, once, and end:
-                             with 0 if all are within their limits, 1 if some
-                             are over, 2 if that could not be found out
-  -h, --help                 show this help
-  -V, --version              show the version
+  -v, --verbose              log the memory and limit of each process at each
+                             tick
+      --check                show a table of processes and limits and exit: 0 all
+                             within their limits, 1 some over, 2 memmon could
+                             not check
+  -h, --help                 show this help and exit
+  -V, --version              show the version and exit
 
-SIZE is a number of bytes, or one with KB, MB, GB or TB, in powers of 1024:
-200MB, 1.5GB. DURATION is a number of seconds, or one with s, m, h or d: 90,
-5m, 2h, 1d. -p and -g can be repeated, and their NAME may be a shell pattern:
+SIZE is a number of bytes, or a number with KB, MB, GB or TB, in powers of 1024:
+200MB, 1.5GB. DURATION is a number of seconds, or a number with s, m, h or d:
+90, 5m, 1.5h, 1d. -p and -g can be repeated. NAME may be a shell pattern:
 'queue:*', 'web-?'.
 
-One limit counts for a process: -p comes before -g, and -g before -a. Within
-these, an exact name comes before a pattern, then the first given. memmon never
-restarts itself.
+Exactly one limit applies to a process: -p takes precedence over -g, and -g over
+-a; an exact name over a pattern; then the first given. memmon never restarts
+itself.
 """
 
 from __future__ import annotations
@@ -44,32 +44,39 @@ from __future__ import annotations
 import configparser
 import contextlib
 import datetime
+import email.charset
+import email.header
+import email.message
 import email.utils
 import fnmatch
+import functools
 import getopt
 import http.client
+import itertools
 import logging
-import mmap
 import os
 import re
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
 from decimal import Decimal
-from email.message import EmailMessage
-from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, NamedTuple, Sequence, TextIO
-from xml.parsers.expat import ExpatError
-from xmlrpc.client import Fault, ProtocolError, ResponseError
+from types import FrameType
+from typing import (Any, Callable, Iterable, Mapping, NamedTuple, Protocol, Sequence,
+                    TextIO, get_type_hints)
+from xmlrpc.client import Fault, ProtocolError
 
 from supervisor import childutils
-from supervisor.datatypes import SuffixMultiplier, byte_size
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults
 
-__version__ = '1.0.0'
+__version__ = '1.1.0'
 
 log = logging.getLogger('memmon')
 
@@ -77,48 +84,48 @@ PS_TIMEOUT_SECS = 10
 RPC_TIMEOUT_SECS = 10
 MAIL_TIMEOUT_SECS = 30
 
-MAX_WORKERS = 8
-TRIES = 3                   # to reach supervisord in the middle of a restart, and to start a program
-SECS_BETWEEN_TRIES = 1
-BACKOFF_PATIENCE_SECS = 60  # supervisord's three retries take 6 seconds and what the starts themselves take
+
+# Values: a string in, a value or a ValueError out; and back, for people to read.
+
+SIZE_UNITS = {'': 1, 'KB': 2 ** 10, 'MB': 2 ** 20, 'GB': 2 ** 30, 'TB': 2 ** 40}
+DURATION_UNITS = {'': 1, 'S': 1, 'M': 60, 'H': 60 * 60, 'D': 24 * 60 * 60}
 
 
-# Values: a string in, a value or a ValueError out.
+def parse_quantity(text: str, units: Mapping[str, int]) -> int:
+    """Return NUMBER [UNIT] in whole base units, where NUMBER is 90, 1.5 or .5.
 
-SIZE_UNITS = {'K': 2 ** 10, 'M': 2 ** 20, 'G': 2 ** 30, 'T': 2 ** 40}
-DURATION_UNITS = {'s': 1, 'm': 60, 'h': 60 * 60, 'd': 24 * 60 * 60}
+    Raises ValueError unless that is 1 or more.
+    """
+    match = re.fullmatch(r'\s*\+?([0-9]{0,15}\.?[0-9]{1,15})\s*([A-Za-z]*)\s*', text)
+    quantity = int(Decimal(match.group(1)) * units[match.group(2).upper()]) if match else 0
+    if quantity < 1:
+        raise ValueError
+    return quantity
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that a size such as 1048576, 200MB or 1.5GB stands for.
-
-    What supervisor's byte_size takes means the same here. Raises ValueError.
-    """
+    """Return the bytes of NUMBER[KB|MB|GB|TB], where the B may be left out. Raises ValueError."""
+    short_units = {unit[:1]: size for unit, size in SIZE_UNITS.items()}
     try:
-        size = byte_size(text)
-    except ValueError:
-        match = re.fullmatch(r'([0-9]*\.?[0-9]+)([KMGT])B?', text.strip().upper())
-        size = int(Decimal(match.group(1)) * SIZE_UNITS[match.group(2)]) if match else 0
-    if size <= 0:
-        raise ValueError(
-            f'{text!r} is not a size: give a number of bytes above 0, or one with KB, MB, GB or TB, such as 200MB')
-    return int(size)
+        return parse_quantity(text, {**SIZE_UNITS, **short_units})
+    except (KeyError, ValueError):
+        raise ValueError(f'{text!r} is not a size: give a number of bytes above 0, '
+                         'or a number with KB, MB, GB or TB, such as 200MB') from None
 
 
 def parse_duration(text: str) -> int:
-    """Return the seconds that a duration such as 90, 90s, 5m, 2h or 1d stands for. Raises ValueError."""
+    """Return the seconds of NUMBER[s|m|h|d]. Raises ValueError."""
     try:
-        secs = SuffixMultiplier(DURATION_UNITS)(text)
-    except ValueError:
-        secs = 0
-    if secs <= 0:
-        raise ValueError(
-            f'{text!r} is not a duration: give a number of seconds above 0, or one with s, m, h or d, such as 5m')
-    return int(secs)
+        secs = parse_quantity(text, DURATION_UNITS)
+        datetime.timedelta(seconds=secs)
+        return secs
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f'{text!r} is not a duration: give a number of seconds above 0, '
+                         'or a number with s, m, h or d, such as 5m') from None
 
 
 def parse_name_and_size(text: str) -> tuple[str, int]:
-    """Return the name and the bytes of a pair such as web=200MB. Raises ValueError."""
+    """Return the name and the bytes of NAME=SIZE. Raises ValueError."""
     name, _, size = text.rpartition('=')
     if not name.strip():
         raise ValueError(f'{text!r} is not NAME=SIZE, such as web=200MB')
@@ -126,38 +133,47 @@ def parse_name_and_size(text: str) -> tuple[str, int]:
 
 
 def parse_any(text: str) -> tuple[str, int]:
-    """Return the pattern that stands for every name, and the bytes of a size. Raises ValueError."""
+    """Return the pattern of all names, and the bytes of SIZE. Raises ValueError."""
     return '*', parse_size(text)
 
 
 def parse_line(text: str) -> str:
-    """Return a text that fits on one line and into a mail's subject. Raises ValueError."""
+    """Return a text that fits on one line. Raises ValueError."""
     if not text.isprintable():
         raise ValueError(f'{text!r} is not one line of text')
     return text
 
 
 def parse_command(text: str) -> str:
-    """Return a shell command. Raises ValueError."""
+    """Return a command for the shell. Raises ValueError."""
     if not text.strip():
-        raise ValueError('the command is empty: give one that sends the mail on its standard input')
+        raise ValueError('the command is empty')
     return text
 
 
-def parse_addresses(text: str) -> list[str]:
-    """Return the addresses of a comma-separated list. Raises ValueError."""
-    pairs = email.utils.getaddresses([parse_line(text).strip(' ,')])
-    if not pairs or not all(re.fullmatch(r'[!-?A-~]+(@[!-?A-~]+)?', address) for _, address in pairs):
-        raise ValueError(f'{text!r} is not an email address, nor several with commas between them')
-    return [email.utils.formataddr(pair) for pair in pairs]
+ADDRESS = r'[!#-\'*+\-./-9=?A-Z^-~]+(@[!#-\'*+\-./-9=?A-Z^-~]+)?'
+MAILBOX = rf'\s*({ADDRESS}|("[^"]*"|[^"<>,@]*)<{ADDRESS}>)\s*'
 
 
-def format_size(size: int) -> str:
-    """Return bytes in the largest unit of which there is at least one, such as 212.4MB."""
-    for unit in reversed(SIZE_UNITS):
-        if size >= SIZE_UNITS[unit]:
-            return f'{round(size / SIZE_UNITS[unit], 1):g}{unit}B'
-    return str(size)
+def parse_addresses(text: str) -> tuple[str, ...]:
+    """Return the addresses of MAILBOX[,MAILBOX]..., each ADDRESS or NAME <ADDRESS>.
+
+    Raises ValueError.
+    """
+    text = parse_line(text).strip(' ,')
+    if not re.fullmatch(rf'{MAILBOX}(,{MAILBOX})*', text):
+        raise ValueError(f'{text!r} is not an email address, nor several separated by commas')
+    return tuple(email.utils.formataddr(pair) for pair in email.utils.getaddresses([text]))
+
+
+def format_size(size: float) -> str:
+    """Return bytes in the largest unit of which there is one or more, such as 212.4MB."""
+    unit = ''
+    for larger in list(SIZE_UNITS)[1:]:
+        if round(size, 1) < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f'{round(size, 1):.10g}{unit}'
 
 
 def format_duration(secs: float) -> str:
@@ -165,15 +181,15 @@ def format_duration(secs: float) -> str:
     return str(datetime.timedelta(seconds=max(0, int(secs))))
 
 
-def one_line(error: object) -> str:
-    """Return what an error says as one line: of several the first and the last."""
+def first_and_last_line(error: object) -> str:
+    """Return what an error says on one line: of several lines the first and the last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return ' ... '.join(lines[:1] + lines[1:][-1:]) or type(error).__name__
 
 
-# Options: the arguments in, one immutable Options or a StartError out.
+# Options: the arguments in, one immutable Options or a UsageError out.
 
-class StartError(Exception):
+class UsageError(Exception):
     """What keeps memmon from starting, in one line that says what to do."""
 
 
@@ -187,13 +203,13 @@ class Limit(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The command line, as parse_args read it."""
+    """The command line as parse_args read it."""
 
     limits: tuple[Limit, ...]
     cumulative: bool
     email: tuple[str, ...]
     sendmail_program: str
-    uptime: float  # seconds; mail about a restart only if the process had been up no longer
+    uptime: float  # seconds
     name: str
     verbose: bool
     check: bool
@@ -202,23 +218,25 @@ class Options(NamedTuple):
 
 
 class Option(NamedTuple):
-    """A row of the table of options; without a parser it takes no argument."""
+    """A row of the table of options; without a parser it is a flag."""
 
     letter: str
     name: str
     parse: Callable[[str], Any] | None = None
+    default: Any = False
+    repeats: bool = False
 
 
-# getopt takes any prefix of a long option that fits no other: --group and --sendmail are among them.
+# getopt accepts any unambiguous prefix of a long option, --group and --sendmail among them.
 OPTIONS = (
-    Option('p', 'program', parse_name_and_size),
-    Option('g', 'groupname', parse_name_and_size),
-    Option('a', 'any', parse_any),
+    Option('p', 'program', parse_name_and_size, default=(), repeats=True),
+    Option('g', 'groupname', parse_name_and_size, default=(), repeats=True),
+    Option('a', 'any', parse_any, default=()),
     Option('c', 'cumulative'),
-    Option('m', 'email', parse_addresses),
-    Option('s', 'sendmail_program', parse_command),
-    Option('u', 'uptime', parse_duration),
-    Option('n', 'name', parse_line),
+    Option('m', 'email', parse_addresses, default=(), repeats=True),
+    Option('s', 'sendmail_program', parse_command, default='/usr/sbin/sendmail -t -i'),
+    Option('u', 'uptime', parse_duration, default=float('inf')),
+    Option('n', 'name', parse_line, default=''),
     Option('v', 'verbose'),
     Option('', 'check'),
     Option('h', 'help'),
@@ -228,93 +246,166 @@ LIMIT_OPTIONS = ('program', 'groupname', 'any')  # the most specific first
 
 
 def parse_args(argv: Sequence[str]) -> Options:
-    """Return the options that the arguments ask for. Raises StartError."""
-    letters = ''.join(option.letter + ':' * bool(option.parse) for option in OPTIONS)
+    """Return the options that the arguments ask for. Raises UsageError."""
+    letters = ''.join(option.letter + ':' * bool(option.parse)
+                      for option in OPTIONS if option.letter)
     names = [option.name + '=' * bool(option.parse) for option in OPTIONS]
     try:
-        pairs, words = getopt.getopt(argv, letters, names)
+        pairs, rest = getopt.getopt(list(argv), letters, names)
     except getopt.GetoptError as error:
-        raise StartError(f'{error}; memmon --help lists the options') from None
-    values: dict[str, list[Any]] = {option.name: [] for option in OPTIONS}
+        raise UsageError(f'{error}; memmon --help lists the options') from None
+    if rest:
+        hint = ('each NAME=SIZE needs a -p or -g of its own' if '=' in rest[0]
+                else 'memmon --help lists the options')
+        raise UsageError(f'{rest[0]!r} belongs to no option: {hint}')
+    values = {option.name: option.default for option in OPTIONS}
     for flag, text in pairs:
-        option = next(option for option in OPTIONS if flag in ('-' + option.letter, '--' + option.name))
-        values[option.name].append(parse_value(option, flag, text))
-    if words:
-        hint = 'each NAME=SIZE wants a -p or -g of its own' if '=' in words[0] else 'memmon --help lists the options'
-        raise StartError(f'{words[0]!r} belongs to no option: {hint}')
-    limits = tuple(values['program'] + values['groupname'] + values['any'][-1:])
+        option = next(option for option in OPTIONS
+                      if flag in (f'-{option.letter}', f'--{option.name}'))
+        value = parse_value(option, flag, text)
+        values[option.name] = values[option.name] + value if option.repeats else value
+    limits = (*values['program'], *values['groupname'], *values['any'])
     if not (limits or values['check'] or values['help'] or values['version']):
-        raise StartError('nothing to watch: give a limit with -p, -g or -a, such as -a 200MB; see memmon --help')
-    return Options(
-        limits=limits,
-        cumulative=bool(values['cumulative']),
-        email=tuple(address for addresses in values['email'] for address in addresses),
-        sendmail_program=(values['sendmail_program'] or ['/usr/sbin/sendmail -t -i'])[-1],
-        uptime=(values['uptime'] or [float('inf')])[-1],
-        name=(values['name'] or [''])[-1],
-        verbose=bool(values['verbose']),
-        check=bool(values['check']),
-        help=bool(values['help']),
-        version=bool(values['version']),
-    )
+        raise UsageError('nothing to watch: give a limit with -p, -g or -a, such as -a 200MB; '
+                         'see memmon --help')
+    return Options(limits, **{name: values[name] for name in Options._fields if name in values})
 
 
 def parse_value(option: Option, flag: str, text: str) -> Any:
-    """Return the value of an option as it was given. Raises StartError."""
+    """Return the value of an option as it was given. Raises UsageError."""
     if not option.parse:
         return True
     try:
         value = option.parse(text)
     except ValueError as error:
-        raise StartError(f'{flag}: {error}') from None
+        raise UsageError(f'{flag}: {error}') from None
     if option.name in LIMIT_OPTIONS:
         pattern, size = value
-        return Limit(option.name, pattern, size, f'{flag} {text}')
+        return (Limit(option.name, pattern, size, f'{flag} {text}'),)
     return value
 
 
-# Measure: the process table, from ps or from /proc.
+# Commands: running one, its input, its time limit, its end.
 
 class CommandError(Exception):
     """How a command failed."""
 
 
-def run(command: str | list[str], timeout_secs: int, text: bytes, stdout: int, stderr: int) -> bytes:
-    """Run a command with text on its standard input, and return what it printed, if stdout is a pipe.
+def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
+        output: int = subprocess.PIPE) -> bytes:
+    """Run a command with text on its standard input; return what it printed if output is PIPE.
 
-    A string is for the shell. Raises OSError, and CommandError for an exit status or when time is up; then all of the
-    command's process group is killed.
+    A string is for the shell. The command gets a session of its own. Raises OSError, and
+    CommandError for an exit status or when time is up; then all of its process group is killed.
     """
-    with subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True, stdin=subprocess.PIPE,
-                          stdout=stdout, stderr=stderr) as process:
+    with subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True,
+                          stdin=subprocess.PIPE, stdout=output,
+                          stderr=subprocess.DEVNULL if output == subprocess.PIPE else output
+                          ) as child:
         try:
-            output, _ = process.communicate(text, timeout_secs)
+            printed, _ = child.communicate(text, timeout_secs)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(child.pid, signal.SIGKILL)
             raise CommandError(f'not done after {timeout_secs} seconds, so killed') from None
-    if process.returncode < 0:
-        raise CommandError(f'killed by signal {-process.returncode}')
-    if process.returncode:
-        raise CommandError(f'exit status {process.returncode}')
-    return output or b''
+    if child.returncode < 0:
+        raise CommandError(f'killed by signal {-child.returncode}')
+    if child.returncode:
+        raise CommandError(f'exit status {child.returncode}')
+    return printed or b''
 
+
+def run_and_relay(command: str, timeout_secs: int, text: bytes = b'') -> None:
+    """Run a shell command as run does, and copy what it prints to stderr.
+
+    The copying is ours: a command that printed to a stderr which supervisord has closed would be
+    killed by SIGPIPE.
+    """
+    reader, writer = os.pipe()
+    relay = threading.Thread(target=copy_to_stderr, args=(reader,), daemon=True)
+    try:
+        relay.start()
+        run(command, timeout_secs, text, writer)
+    finally:
+        os.close(writer)
+        relay.join(1)  # longer only if something in the background still holds the pipe
+
+
+def copy_to_stderr(reader: int) -> None:
+    """Copy a pipe to stderr until it ends, even where stderr is closed, full or gone."""
+    with open(reader, 'rb', buffering=0) as pipe:
+        for piece in iter(lambda: pipe.read(65536), b''):
+            with contextlib.suppress(OSError):
+                os.write(2, piece)
+
+
+# Measure: what processes use.
 
 class MeasureError(Exception):
     """Why the memory of the processes is not known."""
 
 
+class Processes(Protocol):
+    """The processes of this machine."""
+
+    def children(self, pid: int) -> Sequence[int]:
+        """Return the pids of a process's children; OSError if that cannot be found out."""
+
+    def rss(self, pid: int) -> int | None:
+        """Return the RSS of a process in bytes; None if it is not known."""
+
+
+PAGE_BYTES = os.sysconf('SC_PAGE_SIZE')
+
+
+class ProcFiles:
+    """The processes in Linux's /proc, each read when it is asked for; see proc(5)."""
+
+    def children(self, pid: int) -> list[int]:
+        pids: list[int] = []
+        for task in os.listdir(f'/proc/{pid}/task'):
+            with open(f'/proc/{pid}/task/{task}/children', 'rb') as children:
+                pids += map(int, children.read().split())
+        return pids
+
+    def rss(self, pid: int) -> int | None:
+        try:
+            # A third of what open() costs; and there is one for each process at each tick.
+            statm = os.open(f'/proc/{pid}/statm', os.O_RDONLY)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return None  # it has ended, or is hidden from this user
+        try:
+            return int(os.read(statm, 100).split(None, 2)[1]) * PAGE_BYTES
+        except ProcessLookupError:
+            return None
+        finally:
+            os.close(statm)
+
+
 class Row(NamedTuple):
-    """What the process table says of one pid."""
+    """What a process table says of one pid."""
 
-    parent: int  # pid
-    rss: int     # bytes
+    ppid: int
+    rss: int  # bytes
 
 
-ProcessTable = Mapping[int, Row]
+class ProcessTable:
+    """All processes at one time, from ps or from /proc."""
+
+    def __init__(self, rows: Mapping[int, Row]) -> None:
+        self.rows = rows
+        self.pids_by_ppid: dict[int, list[int]] = {}
+        for pid, row in rows.items():
+            self.pids_by_ppid.setdefault(row.ppid, []).append(pid)
+
+    def children(self, pid: int) -> list[int]:
+        return self.pids_by_ppid.get(pid, [])
+
+    def rss(self, pid: int) -> int | None:
+        return self.rows[pid].rss if pid in self.rows else None
 
 
 def read_process_table() -> ProcessTable:
-    """Return the parent and the RSS of every process of this machine. Raises MeasureError."""
+    """Return all processes of this machine. Raises MeasureError."""
     try:
         return read_ps()
     except (OSError, CommandError, MeasureError) as error:
@@ -322,112 +413,350 @@ def read_process_table() -> ProcessTable:
         try:
             return read_proc()
         except (OSError, MeasureError) as proc_error:
-            raise MeasureError(f'no process table from ps ({error}), nor from /proc ({proc_error})') from None
+            raise MeasureError(f'no process table from ps ({error}), nor from /proc ({proc_error})'
+                               ) from None
 
 
-# A path, for without one Popen lists a candidate for each directory of PATH, which costs 250 KB of RSS in 2,000 ticks.
+# A path: without one, Popen lists a candidate for each directory of PATH, which costs 250 KB of
+# RSS in 2,000 ticks.
 PS = shutil.which('ps')
 
 
 def read_ps() -> ProcessTable:
     """Return the process table that ps prints. Raises OSError, CommandError, MeasureError."""
     if not PS:
-        raise MeasureError('there is none')
-    # FreeBSD and macOS take each column in an -o of its own only.
+        raise MeasureError('ps is not in PATH')
+    # FreeBSD and macOS need each column in an -o of its own.
     command = [PS, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss=']
-    return parse_ps(run(command, PS_TIMEOUT_SECS, text=b'', stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+    return parse_ps(run(command, PS_TIMEOUT_SECS))
 
 
 def parse_ps(output: bytes) -> ProcessTable:
-    """Return the process table that ps printed: lines of a pid, its parent's pid and its RSS in KB.
+    """Return the process table of lines PID PPID RSS, the RSS in KB.
 
-    Raises MeasureError unless it is whole: each line a triple of numbers, the last one ended, this process in it.
+    Raises MeasureError unless the table is whole: each line three numbers, the last line ended,
+    this process in it.
     """
-    table = {}
+    rows = {}
     for line in output.splitlines():
         fields = line.split()
         if len(fields) != 3 or not all(field.isdigit() and len(field) < 20 for field in fields):
-            raise MeasureError(f'it printed {line[:60]!r}')
-        pid, parent, kilobytes = map(int, fields)
-        table[pid] = Row(parent, kilobytes * 1024)
-    if os.getpid() not in table or not output.endswith(b'\n'):
-        raise MeasureError('its table is not whole')
-    return table
+            raise MeasureError(f'ps printed {line[:60]!r}')
+        pid, ppid, kilobytes = map(int, fields)
+        rows[pid] = Row(ppid, kilobytes * 1024)
+    if os.getpid() not in rows or not output.endswith(b'\n'):
+        raise MeasureError('the table of ps is not whole')
+    return ProcessTable(rows)
 
 
 def read_proc() -> ProcessTable:
-    """Return the process table of Linux's /proc; see proc(5) for the fields of stat. Raises OSError, MeasureError."""
-    page_bytes = os.sysconf('SC_PAGE_SIZE')
-    table = {}
+    """Return the process table of Linux's /proc; see proc(5) for the fields of stat.
+
+    Raises OSError, MeasureError.
+    """
+    rows = {}
     for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
             with open(f'/proc/{pid}/stat', 'rb') as stat:
-                # The command's name is in parentheses, and may hold blanks and parentheses itself.
+                # The command's name is in parentheses, and may itself hold spaces and parentheses.
                 fields = stat.read().rpartition(b')')[2].split()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has ended, or is hidden from this user
-        table[int(pid)] = Row(int(fields[1]), int(fields[21]) * page_bytes)
-    if os.getpid() not in table:
-        raise MeasureError('it does not show memmon itself')
-    return table
+        rows[int(pid)] = Row(int(fields[1]), int(fields[21]) * PAGE_BYTES)
+    if os.getpid() not in rows:
+        raise MeasureError('/proc does not show memmon itself')
+    return ProcessTable(rows)
 
 
-def children_by_parent(table: ProcessTable) -> dict[int, list[int]]:
-    """Return the pids of each process's children."""
-    children: dict[int, list[int]] = {}
-    for pid, row in table.items():
-        children.setdefault(row.parent, []).append(pid)
-    return children
+PROC_FILES = ProcFiles()
 
 
-def tree_rss(table: ProcessTable, children: Mapping[int, Sequence[int]], root: int) -> int:
-    """Return the RSS of a process and all its descendants in bytes, each counted once."""
-    counted: set[int] = set()
+def tree(processes: Processes, root: int) -> list[int]:
+    """Return a process and all its descendants, each once."""
+    pids = {root: None}
     waiting = [root]
     while waiting:
-        pid = waiting.pop()
-        if pid not in counted:
-            counted.add(pid)
-            waiting += children.get(pid, ())
-    return sum(table[pid].rss for pid in counted)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            children = [pid for pid in processes.children(waiting.pop()) if pid not in pids]
+            pids.update(dict.fromkeys(children))
+            waiting += children
+    return list(pids)
 
 
-def rss_of(table: ProcessTable, pids: Iterable[int], cumulative: bool) -> dict[int, int]:
-    """Return the RSS in bytes of those processes that are in the table, with their descendants' if cumulative."""
-    children = children_by_parent(table) if cumulative else {}
-    return {pid: tree_rss(table, children, pid) for pid in pids if pid in table}
+def measure_rss(processes: Processes, pid: int, cumulative: bool) -> int | None:
+    """Return the RSS of a process in bytes, with that of its descendants if cumulative.
+
+    None if it is not known.
+    """
+    rss = processes.rss(pid)
+    if rss is None or not cumulative:
+        return rss
+    return rss + sum(processes.rss(child) or 0 for child in tree(processes, pid)[1:])
 
 
-# Decide: which limit applies to a process, and who is over it.
+def ancestors(table: ProcessTable, pid: int) -> list[int]:
+    """Return a process and those above it, as far as the table shows them."""
+    pids: list[int] = []
+    while pid in table.rows and pid and pid not in pids:  # 0 is the kernel of FreeBSD
+        pids.append(pid)
+        pid = table.rows[pid].ppid
+    return pids
+
+
+# supervisord: where it listens, what it says of its processes, and what it is asked to do.
+
+class SupervisordError(Exception):
+    """Why supervisord could not be asked, in one line that a person can act on."""
+
 
 class Process(NamedTuple):
-    """A process as supervisord knows it."""
+    """A process as supervisord shows it. http://supervisord.org/api.html"""
 
     group: str
     name: str
     pid: int        # 0: it has none
-    start: int      # seconds since the epoch
+    start: int      # seconds since the epoch, as are the other two
+    stop: int
+    now: int
+    state: int
     statename: str
+    spawnerr: str
 
     @property
     def namespec(self) -> str:
         return f'{self.group}:{self.name}'
 
 
-class Offender(NamedTuple):
-    """A process over its limit, as it was measured."""
+PROCESS_FIELDS = get_type_hints(Process)
+UP_STATES = (ProcessStates.STARTING, ProcessStates.RUNNING)
+
+
+def to_process(info: Any) -> Process:
+    """Return what supervisord answered about a process. Raises ValueError."""
+    if not (isinstance(info, dict) and all(isinstance(info.get(field), kind)
+                                           for field, kind in PROCESS_FIELDS.items())):
+        raise ValueError(f'it describes a process as {str(info)[:100]!r}')
+    return Process(**{field: info[field] for field in PROCESS_FIELDS})
+
+
+def to_pid(answer: Any) -> int:
+    """Return what supervisord answered to a getPID. Raises ValueError."""
+    if not isinstance(answer, int):
+        raise ValueError(f'its pid is {str(answer)[:100]!r}')
+    return answer
+
+
+class DeadlineSocket(socket.socket):
+    """A socket on which all reading together ends in time, however slowly the bytes come."""
+
+    deadline = 0.0  # of time.monotonic()
+
+    def recv_into(self, *args: Any) -> int:
+        self.settimeout(max(0.001, self.deadline - time.monotonic()))
+        return super().recv_into(*args)
+
+
+def connect(get_connection: Callable[[], http.client.HTTPConnection]) -> http.client.HTTPConnection:
+    """Return an open connection that has 10 seconds for all that is read from it."""
+    connection = get_connection()
+    deadline = time.monotonic() + RPC_TIMEOUT_SECS
+    connection.connect()
+    connection.sock = DeadlineSocket(fileno=connection.sock.detach())
+    connection.sock.deadline = deadline
+    return connection
+
+
+class Server(NamedTuple):
+    """Where supervisord listens, and its RPC interface. http://supervisord.org/api.html
+
+    All methods raise Fault where supervisord refuses, and SupervisordError.
+    """
+
+    url: str  # unix://PATH or http://HOST:PORT
+    username: str = ''
+    password: str = ''
+
+    def call(self, method: str, *args: Any, read: Callable[[Any], Any] | None = None) -> Any:
+        """Call a method such as supervisor.getPID, and return its answer, as read reads it.
+
+        Each call has a connection of its own, and 10 seconds.
+        """
+        environment = {'SUPERVISOR_SERVER_URL': self.url, 'SUPERVISOR_USERNAME': self.username,
+                       'SUPERVISOR_PASSWORD': self.password}
+        try:
+            with childutils.getRPCInterface(environment) as proxy:
+                transport = proxy('transport')
+                transport._get_connection = functools.partial(connect, transport._get_connection)
+                answer = getattr(proxy, method)(*args)
+                return read(answer) if read else answer
+        except Fault as fault:
+            if fault.faultCode in (Faults.SHUTDOWN_STATE, Faults.UNKNOWN_METHOD):
+                raise SupervisordError(explain(fault, self.url)) from None
+            raise
+        except Exception as error:  # anything may listen there, and answer anything
+            raise SupervisordError(explain(error, self.url)) from None
+
+    def pid(self) -> int:
+        """Return supervisord's pid."""
+        pid: int = self.call('supervisor.getPID', read=to_pid)
+        return pid
+
+    def processes(self) -> list[Process]:
+        """Return all processes that supervisord knows."""
+        processes: list[Process] = self.call('supervisor.getAllProcessInfo', read=to_processes)
+        return processes
+
+    def process(self, namespec: str) -> Process:
+        """Return what supervisord shows of a process now."""
+        process: Process = self.call('supervisor.getProcessInfo', namespec, read=to_process)
+        return process
+
+    def known(self, namespecs: Sequence[str]) -> list[Process]:
+        """Return what supervisord shows of those of some processes that it knows."""
+        looks = [{'methodName': 'supervisor.getProcessInfo', 'params': [namespec]}
+                 for namespec in namespecs]
+        processes: list[Process] = self.call('system.multicall', looks, read=to_known)
+        return processes
+
+    def start(self, namespec: str) -> None:
+        """Start a process, without waiting until it is up."""
+        self.call('supervisor.startProcess', namespec, False)
+
+    def stop(self, namespec: str) -> tuple[Process, Process]:
+        """Stop a process, without waiting until it is down; return what it was, and what it is.
+
+        supervisord runs the calls of a system.multicall with nothing in between, as none of
+        these waits: so the second look shows just what was stopped.
+        """
+        look = {'methodName': 'supervisor.getProcessInfo', 'params': [namespec]}
+        stop = {'methodName': 'supervisor.stopProcess', 'params': [namespec, False]}
+        looks: tuple[Process, Process] = self.call(
+            'system.multicall', [look, stop, look], read=to_looks)
+        return looks
+
+
+def to_processes(infos: Any) -> list[Process]:
+    """Return what supervisord answered about all processes. Raises TypeError, ValueError."""
+    return [to_process(info) for info in infos]
+
+
+def to_looks(answers: Any) -> tuple[Process, Process]:
+    """Return what supervisord answered to a look, a stop and a look. Raises Fault, ValueError."""
+    before, stopped, after = answers
+    for answer in (before, stopped):
+        if isinstance(answer, dict) and 'faultCode' in answer:
+            raise Fault(answer['faultCode'], str(answer.get('faultString')))
+    return to_process(before), to_process(after)
+
+
+def to_known(answers: Any) -> list[Process]:
+    """Return what supervisord answered to several looks, without faults. Raises ValueError."""
+    return [to_process(answer) for answer in answers if 'faultCode' not in answer]
+
+
+def show_url(url: str) -> str:
+    """Return a URL without the password that somebody may have put into it."""
+    return re.sub('//[^/]*@', '//', url)
+
+
+def explain(error: Exception, url: str) -> str:
+    """Return why a call to supervisord failed, in one line that says what to do."""
+    url = show_url(url)
+    if isinstance(error, Fault) and error.faultCode == Faults.SHUTDOWN_STATE:
+        return 'supervisord is shutting down'
+    if isinstance(error, Fault):
+        return f'supervisord at {url} has no [rpcinterface:supervisor] section: add it'
+    if isinstance(error, ProtocolError) and error.errcode == http.client.UNAUTHORIZED:
+        return (f'supervisord at {url} refused the user name or password: set SUPERVISOR_USERNAME '
+                "and SUPERVISOR_PASSWORD in memmon's environment to those of its HTTP server")
+    if isinstance(error, ProtocolError):
+        return (f'what answers at {url} is no supervisord: '
+                f'it says {error.errcode} {first_and_last_line(error.errmsg)}')
+    if isinstance(error, FileNotFoundError):
+        return (f'no such socket: {url}; is supervisord running, '
+                'with a [unix_http_server] section?')
+    if isinstance(error, PermissionError):
+        return f'no permission to use {url}: see chmod and chown in [unix_http_server]'
+    if isinstance(error, ConnectionRefusedError):
+        return f'nobody listens at {url}; is supervisord running?'
+    if isinstance(error, socket.timeout):
+        return f'no answer from supervisord at {url} within {RPC_TIMEOUT_SECS} seconds'
+    if isinstance(error, (OSError, MemoryError)):
+        return f'no answer from supervisord at {url}: {first_and_last_line(error)}'
+    return f'what answers at {url} is no supervisord: {first_and_last_line(error)}'
+
+
+def parse_server(env: Mapping[str, str]) -> Server:
+    """Return the server that an environment names as supervisord's children are told it.
+
+    Raises UsageError.
+    """
+    server = Server(env['SUPERVISOR_SERVER_URL'], env.get('SUPERVISOR_USERNAME', ''),
+                    env.get('SUPERVISOR_PASSWORD', ''))
+    try:
+        parts = urllib.parse.urlsplit(server.url)
+        parts.port  # raises ValueError, as urlsplit does
+    except ValueError:
+        parts = urllib.parse.urlsplit('')
+    if not (server.url.startswith('unix://') and server.url[len('unix://'):]
+            or server.url.startswith('http://') and parts.hostname):
+        raise UsageError(f"the URL of supervisord is {show_url(server.url)!r}: it has to be unix://PATH or "
+                         'http://HOST:PORT')
+    return server
+
+
+# Decide: which limit applies to a process, and what follows from a reading.
+
+class Reading(NamedTuple):
+    """One measurement of one process, with the limit that applies to it."""
 
     process: Process
-    limit: Limit
-    rss: int     # bytes
-    uptime: int  # seconds
+    limit: Limit | None
+    memory: int | None  # bytes; None: not known
+    uptime: int         # seconds
+
+
+def measure(processes: Processes, process: Process, limit: Limit | None, cumulative: bool,
+            now: int) -> Reading:
+    """Return a reading of a process that is known to be a child of supervisord."""
+    memory = measure_rss(processes, process.pid, cumulative)
+    return Reading(process, limit, memory, now - process.start)
+
+
+def measure_child(table: ProcessTable, supervisord_pid: int, process: Process,
+                  limit: Limit | None, cumulative: bool, now: int) -> Reading:
+    """Return a reading of a process; its memory is not known unless supervisord is its parent.
+
+    A supervisord in another PID namespace, or on another machine, has pids that mean others here.
+    """
+    if process.pid in table.children(supervisord_pid):
+        return measure(table, process, limit, cumulative, now)
+    return Reading(process, limit, None, now - process.start)
+
+
+HIDDEN = ('it is hidden from this user (hidepid), or supervisord is in another PID namespace or '
+          'on another machine')
+
+
+def is_over(reading: Reading) -> bool:
+    """Tell whether a process is known to use more than its limit."""
+    return bool(reading.limit and reading.memory is not None
+                and reading.memory > reading.limit.size)
+
+
+def share_of(reading: Reading) -> float | None:
+    """Return how much of its limit a process uses, 1 being all of it; None if that is not known."""
+    if reading.limit is None or reading.memory is None:
+        return None
+    return reading.memory / reading.limit.size
 
 
 def program_of(process: Process) -> str:
     """Return the name of the program that a process belongs to.
 
-    The processes of a program with numprocs are told apart by their number, which ends the process name or is all of
-    it: queue_00 and queue_01, or 00 and 01 in the group of the program. http://supervisord.org/configuration.html
+    The processes of a program with numprocs differ by a number, which ends the process name or is
+    all of it: queue_00 and queue_01, or 00 and 01 in the group of the program.
+    http://supervisord.org/configuration.html
     """
     if process.name == process.group:
         return process.name
@@ -436,122 +765,137 @@ def program_of(process: Process) -> str:
     return re.sub(r'[-_.][0-9]+$', '', process.name)
 
 
-def names_of(process: Process, limit: Limit) -> list[str]:
-    """Return the names by which a limit may mean a process, its own name first."""
-    if limit.option == 'groupname':
-        return [process.group]
-    names = [process.name, program_of(process)]
-    return [f'{process.group}:{name}' for name in names] if ':' in limit.pattern else names
+def candidate_names(process: Process, option: str) -> list[list[str]]:
+    """Return the names by which an option may mean a process: its own, then its program's."""
+    if option == 'any':
+        return []
+    if option == 'groupname':
+        return [[process.group]]
+    return [[name, f'{process.group}:{name}'] for name in (process.name, program_of(process))]
 
 
-def distance(limit: Limit, process: Process) -> int | None:
-    """Return how far a limit's name is from a process: 0 its own name, 1 its program's, 2 a pattern, None not its."""
-    if limit.option == 'any':
-        return 2
-    names = names_of(process, limit)
-    if limit.pattern in names:
-        return names.index(limit.pattern)
-    return 2 if any(fnmatch.fnmatchcase(name, limit.pattern) for name in names) else None
+class Limits:
+    """The limits of the command line, made ready to be looked up."""
+
+    def __init__(self, limits: Sequence[Limit]) -> None:
+        self.limits = limits
+        self.by_name: dict[tuple[str, str], Limit] = {}
+        self.patterns: list[tuple[Limit, Callable[[str], object]]] = []
+        for limit in limits:
+            self.by_name.setdefault((limit.option, limit.pattern), limit)
+            if re.search(r'[*?[]', limit.pattern):
+                self.patterns.append((limit, re.compile(fnmatch.translate(limit.pattern)).match))
+
+    def apply_to(self, process: Process) -> Limit | None:
+        """Return the limit that applies to a process: the most specific, then the first given."""
+        for option in LIMIT_OPTIONS:
+            for names in candidate_names(process, option):
+                found = [self.by_name[option, name] for name in names
+                         if (option, name) in self.by_name]
+                if found:
+                    return min(found, key=self.limits.index)
+            for limit, matches in self.patterns:
+                if limit.option == option and self.covers(limit, matches, process):
+                    return limit
+        return None
+
+    def covers(self, limit: Limit, matches: Callable[[str], object], process: Process) -> bool:
+        """Tell whether the pattern of a limit matches a name of a process."""
+        return limit.option == 'any' or any(
+            matches(name) for names in candidate_names(process, limit.option) for name in names
+            if (':' in name) == (':' in limit.pattern))
+
+    def unmatched(self, processes: Sequence[Process]) -> list[Limit]:
+        """Return the limits that cover none of the processes."""
+        names = {(option, name) for option in LIMIT_OPTIONS for process in processes
+                 for names in candidate_names(process, option) for name in names}
+        matching = {limit for limit, matches in self.patterns
+                    if any(self.covers(limit, matches, process) for process in processes)}
+        return [limit for limit in self.limits
+                if (limit.option, limit.pattern) not in names and limit not in matching]
 
 
-def limit_of(process: Process, limits: Sequence[Limit]) -> Limit | None:
-    """Return the limit that applies to a process: the most specific, of equals the first given."""
-    ranked = [(LIMIT_OPTIONS.index(limit.option), distance(limit, process), limit) for limit in limits]
-    covering = [(option, far, limit) for option, far, limit in ranked if far is not None]
-    return min(covering, key=lambda rank: rank[:2])[2] if covering else None
+def explain_unmatched(unmatched: Sequence[Limit], processes: Sequence[Process]) -> list[str]:
+    """Return a sentence for each limit that covers no process, and what was perhaps meant."""
+    hint = similar_names if len(unmatched) <= 20 else same_name  # similar names take 1 ms each
+    return [f'{limit.given} covers no process{hint(limit, processes)}' for limit in unmatched]
 
 
-def limits_of(processes: Sequence[Process], limits: Sequence[Limit]) -> dict[Process, Limit]:
-    """Return the processes that have a limit, each with the one that applies to it."""
-    pairs = [(process, limit_of(process, limits)) for process in processes]
-    return {process: limit for process, limit in pairs if limit}
+def same_name(limit: Limit, processes: Sequence[Process]) -> str:
+    """Return the end of a sentence, for a name that another option would cover."""
+    if limit.option == 'program' and any(limit.pattern == process.group for process in processes):
+        return f'; {limit.pattern} is a group: use -g'
+    if limit.option == 'groupname' and any(
+            limit.pattern in names for process in processes
+            for names in candidate_names(process, 'program')):
+        return f'; {limit.pattern} is a program: use -p'
+    return ''
 
 
-def idle_limits(processes: Sequence[Process], limits: Sequence[Limit]) -> dict[Limit, str]:
-    """Return the limits that cover no process, each with a sentence that says so and which names are near."""
-    idle = [limit for limit in limits if all(distance(limit, process) is None for process in processes)]
-    return {limit: f'{limit.given} covers no process{near_names(limit, processes)}' for limit in idle}
+def similar_names(limit: Limit, processes: Sequence[Process]) -> str:
+    """Return the end of a sentence: the names that a limit may have meant."""
+    hint = same_name(limit, processes)
+    if hint:
+        return hint
+    import difflib  # Imported here: costs 130 KB and is rarely needed.
+    names = {name for process in processes for names in candidate_names(process, limit.option)
+             for name in names if (':' in name) == (':' in limit.pattern)}
+    similar = difflib.get_close_matches(limit.pattern, sorted(names))
+    return f'; similar: {", ".join(similar)}' if similar else ''
 
 
-def near_names(limit: Limit, processes: Sequence[Process]) -> str:
-    """Return the names that a limit may have meant, as the end of a sentence; empty where none is near."""
-    import difflib  # here, for the listener need not hold its 130 KB as long as all names are right
-    names = {name for process in processes for name in names_of(process, limit)}
-    near = difflib.get_close_matches(limit.pattern, sorted(names))
-    return f'; near it: {", ".join(near)}' if near else ''
+# Restart: look again, stop, start, wait; told in a result.
+
+STOP_TOLD_SECS = 10         # how long a stop may take before the log says so
+BACKOFF_PATIENCE_SECS = 60  # supervisord's three retries take 6 seconds, and what the starts take
+START_TRIES = 3             # before a failure to start is reported; memmon goes on trying
+LONGEST_PAUSE_SECS = 60     # between two tries
+COMPANIONS_PATIENCE_SECS = 10
+FRESH_SECS = 1              # after its start, a process is measured
+ORPHAN_PATIENCE_SECS = 600  # how long a worker goes on trying when memmon has gone
+
+NOT_OWED, ASKED, OWED = range(3)
 
 
-# Act: ask supervisord, and restart one process.
+class Debt:
+    """What memmon owes a process that it stops: a start.
 
-class NoAnswer(Exception):
-    """Why supervisord could not be asked, in words that a person can act on."""
-
-
-def ask(env: Mapping[str, str], method: str, *args: Any) -> Any:
-    """Call a method of supervisord's RPC interface on a connection of its own, and return what it answers.
-
-    env holds SUPERVISOR_SERVER_URL and, if need be, SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD. Raises Fault where
-    supervisord refuses, and NoAnswer. http://supervisord.org/api.html
+    It is taken on before the stop, since the answer to the stop may be lost; and told to whoever
+    pays it should the worker be killed.
     """
-    url = env['SUPERVISOR_SERVER_URL']
-    if not url.startswith(('unix://', 'http://')):
-        raise NoAnswer(f'the URL of supervisord is {url!r}: it has to begin with unix:// or http://')
-    try:
-        with childutils.getRPCInterface(env) as server:
-            return getattr(server.supervisor, method)(*args)
-    except Fault as fault:
-        if fault.faultCode == Faults.SHUTDOWN_STATE:
-            raise NoAnswer('supervisord is shutting down') from None
-        if fault.faultCode == Faults.UNKNOWN_METHOD:
-            raise NoAnswer(f'supervisord at {url} has no [rpcinterface:supervisor] section: add it') from None
-        raise
-    except ProtocolError as error:
-        if error.errcode == http.client.UNAUTHORIZED:
-            raise NoAnswer(f'supervisord at {url} refused the user name or password: set SUPERVISOR_USERNAME and '
-                           "SUPERVISOR_PASSWORD in memmon's environment to those of its HTTP server") from None
-        raise NoAnswer(f'what listens at {url} is no supervisord: it says {error.errcode} {error.errmsg}') from None
-    except FileNotFoundError:
-        raise NoAnswer(f'no such socket: {url}; does supervisord run, with a [unix_http_server] section?') from None
-    except PermissionError:
-        raise NoAnswer(f'no permission to use {url}: see chmod and chown in [unix_http_server]') from None
-    except ConnectionRefusedError:
-        raise NoAnswer(f'nobody listens at {url}; does supervisord run?') from None
-    except (OSError, http.client.HTTPException, ResponseError, ExpatError, ValueError) as error:
-        raise NoAnswer(f'no answer from a supervisord at {url}: {one_line(error)}') from None
 
+    def __init__(self, state: int = NOT_OWED, start: int = 0, is_reported: bool = False) -> None:
+        self.state = state
+        self.start = start              # of what was stopped, while the state is OWED
+        self.is_reported = is_reported  # the user knows that the start fails
+        self.number = 0                 # of its job, among those of the worker
+        self.tell: Callable[[Debt], None] | None = None
 
-Info = Dict[str, Any]  # what getProcessInfo answers
+    def become(self, state: int, start: int = 0) -> None:
+        self.state, self.start = state, start
+        if self.tell:
+            self.tell(self)
 
+    def take_on(self) -> None:
+        """Note that supervisord is being asked for a stop."""
+        self.become(ASKED)
 
-def look(env: Mapping[str, str], process: Process) -> Info:
-    """Return what supervisord says of a process now, after a few tries if need be. Raises Fault, NoAnswer."""
-    for tries_left in reversed(range(TRIES)):
-        try:
-            info: Info = ask(env, 'getProcessInfo', process.namespec)
-            break
-        except NoAnswer:
-            if not tries_left:
-                raise
-            time.sleep(SECS_BETWEEN_TRIES)
-    return info
+    def confirm(self, stopped: Process) -> None:
+        """Note which run of the process was stopped."""
+        self.become(OWED, stopped.start)
 
-
-def looks(env: Mapping[str, str], process: Process) -> Iterator[Info]:
-    """Yield looks at a process without end: every 0.1 seconds at first, every second later. Raises Fault, NoAnswer."""
-    began = time.monotonic()
-    while True:
-        yield look(env, process)
-        time.sleep(min(1.0, 0.1 + (time.monotonic() - began) / 10))
-
-
-NOTHING, OWED, OWED_AND_MAILED = range(3)
+    def settle(self) -> None:
+        """Note that nothing is owed any more."""
+        self.become(NOT_OWED)
 
 
 class Job(NamedTuple):
-    """An offender to restart, and a byte of memory that the listener and its workers share."""
+    """A process to restart, or to start if memmon has stopped it already."""
 
-    offender: Offender
-    debt: mmap.mmap  # its byte 0 says whether memmon owes the process a start
+    reading: Reading
+    debt: Debt
+    companions: tuple[str, ...] = ()  # namespecs of the other processes of its group
+    descendants: tuple[int, ...] = ()  # pids that its reading includes
 
 
 RESTARTED, LEFT_ALONE = 'restarted', 'left alone'
@@ -561,168 +905,727 @@ STOP_FAILED, START_FAILED = 'failed to stop', 'failed to start'
 class Result(NamedTuple):
     """What became of the restart of one process."""
 
-    verdict: str
+    outcome: str
     why: str
-    pid: int = 0
+    pid: int = 0              # of the process that supervisord shows in the end
+    fresh: int | None = None  # bytes, what that uses
+    survivors: tuple[tuple[int, int], ...] = ()  # pids and bytes, of what outlived the stop
 
 
-def restart(env: Mapping[str, str], job: Job) -> Result:
-    """Stop and start a process; only start it if memmon owes it that. Raises NoAnswer."""
-    try:
-        refusal = None if job.debt[0] else stop(env, job)
-        return refusal or start(env, job)
-    except Fault as fault:
-        job.debt[0] = NOTHING
-        gone = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
-        return Result(LEFT_ALONE if gone else STOP_FAILED, one_line(fault.faultString))
+class Refusal(Exception):
+    """Why a process is not restarted: an outcome, and a reason on one line."""
 
 
-def is_as_measured(process: Process, info: Info) -> bool:
-    """Tell whether a process is the one that was measured, and up."""
-    return bool(info['pid'] == process.pid and info['state'] in (ProcessStates.STARTING, ProcessStates.RUNNING))
+def is_same_run(measured: Process, seen: Process) -> bool:
+    """Tell whether supervisord shows the very process that was measured, and shows it as up."""
+    return seen.pid == measured.pid and seen.state in UP_STATES
 
 
-def is_down(process: Process, info: Info) -> bool:
-    """Tell whether a process has been stopped, and not been started since it was measured.
+def is_owed_a_start(debt: Debt, seen: Process) -> bool:
+    """Tell whether a process is still as memmon's stop left it: nobody has started it since."""
+    return (debt.state == OWED and seen.state == ProcessStates.STOPPED
+            and seen.start == debt.start)
 
-    supervisord sets a start time back when the clock is; it never sets it forward.
+
+def is_in_transit(seen: Process) -> bool:
+    """Tell whether a process is on its way down or up, or has just been stopped."""
+    if seen.state == ProcessStates.STOPPED:
+        return 0 <= seen.now - seen.stop < 3
+    return seen.state in (ProcessStates.STARTING, ProcessStates.STOPPING)
+
+
+def outcome_of(measured: Process, was_stopped: bool, seen: Process) -> tuple[str, str]:
+    """Return what became of a restart, and a reason.
+
+    From what was measured, whether memmon is known to have stopped it, and what supervisord shows
+    in the end.
     """
-    return bool(info['state'] == ProcessStates.STOPPED and info['start'] <= process.start)
+    state = f'it is {seen.statename}'
+    if not was_stopped and is_same_run(measured, seen):
+        return LEFT_ALONE, 'the request to stop it was lost'
+    if not was_stopped:
+        return LEFT_ALONE, f'{state} with pid {seen.pid}'
+    if seen.state == ProcessStates.RUNNING:
+        return RESTARTED, f'pid {measured.pid} -> {seen.pid}'
+    if seen.state in (ProcessStates.STOPPING, ProcessStates.STOPPED):
+        return LEFT_ALONE, 'somebody else has stopped it'
+    return START_FAILED, first_and_last_line(f'{state}: {seen.spawnerr}'.rstrip(': '))
 
 
-def stop(env: Mapping[str, str], job: Job) -> Result | None:
-    """Have supervisord stop a process, without waiting for it; return why not, if not. Raises Fault, NoAnswer."""
-    process = job.offender.process
-    info = look(env, process)
-    if not is_as_measured(process, info):
-        return Result(LEFT_ALONE, f'it is {info["statename"]} with pid {info["pid"]}')
-    job.debt[0] = OWED
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process with this pid."""
     try:
-        ask(env, 'stopProcess', process.namespec, False)
-    except NoAnswer:
-        # Only the answer may be lost: then the process is on its way down.
-        if is_as_measured(process, look(env, process)):
-            job.debt[0] = NOTHING
-            raise
-    return None
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
-def start(env: Mapping[str, str], job: Job) -> Result:
-    """Have supervisord start a process once it is stopped, and wait until it is up. Raises Fault, NoAnswer."""
-    process = job.offender.process
-    why = ''
-    for _ in range(TRIES):
-        info = next(info for info in looks(env, process) if info['state'] != ProcessStates.STOPPING)
-        if not is_down(process, info):
-            break
+class Restarter:
+    """What restarts processes: in any number of threads, each process in one."""
+
+    def __init__(self, server: Server, supervisord_pid: int, cumulative: bool,
+                 has_gone: Callable[[], bool]) -> None:
+        self.server = server
+        self.supervisord_pid = supervisord_pid
+        self.cumulative = cumulative
+        self.has_gone = has_gone  # tells whether the listener has: then nothing new is begun
+
+    def restart(self, job: Job) -> tuple[Job, Result]:
+        """Restart a process, or start it if memmon has stopped it already.
+
+        Returns the job with the last reading before the stop. A job whose debt is still OWED is
+        to be paid later.
+        """
         try:
-            ask(env, 'startProcess', process.namespec, False)
-        except (Fault, NoAnswer) as error:
-            why = one_line(error.faultString if isinstance(error, Fault) else error)
-            time.sleep(SECS_BETWEEN_TRIES)
-    backoff_end = time.monotonic() + BACKOFF_PATIENCE_SECS
-    for info in looks(env, process):
-        backs_off = info['state'] == ProcessStates.BACKOFF and time.monotonic() < backoff_end
-        if info['state'] != ProcessStates.STARTING and not backs_off:
-            break
-    if is_down(process, info):
-        return Result(START_FAILED, f'{why}; memmon tries again at each tick')
-    job.debt[0] = NOTHING
-    if is_as_measured(process, info):
-        return Result(LEFT_ALONE, 'the request to stop it was lost')
-    if info['state'] == ProcessStates.RUNNING:
-        return Result(RESTARTED, f'pid {process.pid} -> {info["pid"]}', info['pid'])
-    if info['state'] in (ProcessStates.STOPPING, ProcessStates.STOPPED):
-        return Result(LEFT_ALONE, 'somebody else has stopped it')
-    return Result(START_FAILED, f'it is {info["statename"]}: {info["spawnerr"]}')
+            if job.debt.state == NOT_OWED:
+                job = self.look_again(job)
+                self.stop(job)
+        except Refusal as refusal:
+            return job, Result(*refusal.args)
+        return job, self.pay(job, START_TRIES)
+
+    def look_again(self, job: Job) -> Job:
+        """Return the job with a last reading; raise Refusal if that is no reason to restart."""
+        process = job.reading.process
+        self.check_same_run(process)
+        try:
+            table = read_process_table()
+        except MeasureError as error:
+            raise Refusal(LEFT_ALONE, f'it could not be measured again: {error}') from None
+        reading = measure_child(table, self.supervisord_pid, process, job.reading.limit,
+                                self.cumulative, int(time.time()))
+        job = job._replace(reading=reading)
+        if reading.memory is None:
+            raise Refusal(LEFT_ALONE, 'it could not be measured again')
+        if not is_over(reading):
+            raise Refusal(LEFT_ALONE, f'it uses {format_size(reading.memory)} now')
+        return job._replace(descendants=tuple(tree(table, process.pid)[1:]) * self.cumulative)
+
+    def check_same_run(self, process: Process) -> None:
+        """Raise Refusal unless supervisord still shows the process that was measured."""
+        if self.has_gone():
+            raise Refusal(LEFT_ALONE, 'memmon has been stopped')
+        try:
+            seen = self.server.process(process.namespec)
+        except (Fault, SupervisordError) as error:
+            raise Refusal(LEFT_ALONE, reason_of(error)) from None
+        if not is_same_run(process, seen):
+            raise Refusal(LEFT_ALONE, f'it is {seen.statename} with pid {seen.pid}')
+
+    def await_companions(self, job: Job) -> None:
+        """Wait until no other process of the group is on its way down or up; or raise Refusal.
+
+        Another memmon, which this one replaces, may be restarting it, or an operator.
+        """
+        deadline = time.monotonic() + COMPANIONS_PATIENCE_SECS
+        while job.companions:
+            try:
+                moving = list(filter(is_in_transit, self.server.known(job.companions)))
+            except (Fault, SupervisordError) as error:
+                raise Refusal(LEFT_ALONE, reason_of(error)) from None
+            if not moving:
+                break
+            if time.monotonic() >= deadline:
+                raise Refusal(LEFT_ALONE, f'{moving[0].namespec} is {moving[0].statename}, and its '
+                              'group loses one process at a time')
+            time.sleep(1)
+
+    def stop(self, job: Job) -> None:
+        """Have supervisord stop a process; raise Refusal if it does not.
+
+        The process may have ended by itself just now: then its successor is stopped, and owed the
+        start.
+        """
+        self.await_companions(job)
+        self.check_same_run(job.reading.process)
+        job.debt.take_on()
+        try:
+            _, stopped = self.server.stop(job.reading.process.namespec)
+            job.debt.confirm(stopped)
+        except Fault as fault:
+            job.debt.settle()
+            is_down = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
+            raise Refusal(LEFT_ALONE if is_down else STOP_FAILED, reason_of(fault)) from None
+        except Exception as error:  # whatever it is, the process may have been stopped
+            log.debug('%s: the answer to the stop is lost: %s', job.reading.process.namespec,
+                      reason_of(error))
+
+    def pay(self, job: Job, tries: float) -> Result:
+        """Start what memmon has stopped; after so many tries say why not, and still owe it."""
+        give_up = float('inf')
+        for count in itertools.count(1):
+            try:
+                return self.start(job)
+            except Exception as error:  # whatever it is, the start is owed
+                failure = error
+            if self.has_gone():
+                give_up = min(give_up, time.monotonic() + ORPHAN_PATIENCE_SECS)
+            result = self.reason_to_end(failure, time.monotonic() >= give_up)
+            if result:
+                job.debt.settle()
+                return result
+            if count >= tries:
+                return Result(START_FAILED, f'{reason_of(failure)}; memmon goes on trying')
+            self.pause(min(2 ** min(count - 1, 9), LONGEST_PAUSE_SECS))
+        raise AssertionError('unreachable')
+
+    def reason_to_end(self, failure: Exception, is_time_up: bool) -> Result | None:
+        """Return why memmon need not, or will not, start a process any more; None if it will."""
+        if isinstance(failure, Fault) and failure.faultCode == Faults.BAD_NAME:
+            return Result(LEFT_ALONE, 'supervisord does not know it any more')
+        if not is_alive(self.supervisord_pid):
+            return Result(LEFT_ALONE, 'supervisord has ended')
+        if is_time_up:
+            return Result(START_FAILED, f'{reason_of(failure)}; memmon gives up')
+        return None
+
+    def pause(self, secs: float) -> None:
+        """Wait, but not for a supervisord that has ended."""
+        end = time.monotonic() + secs
+        while time.monotonic() < end and is_alive(self.supervisord_pid):
+            time.sleep(min(1, secs))
+
+    def start(self, job: Job) -> Result:
+        """Start a process once it is down, wait until it is up, and settle the debt.
+
+        Raises Fault, SupervisordError.
+        """
+        process, debt = job.reading.process, job.debt
+        seen = self.wait_until(process, is_not_stopping, STOP_TOLD_SECS)
+        if seen.state == ProcessStates.STOPPING:
+            log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its section',
+                        process.namespec, STOP_TOLD_SECS)
+            seen = self.wait_until(process, is_not_stopping)
+        if debt.state == ASKED and seen.state == ProcessStates.STOPPED:
+            debt.confirm(seen)  # who else may have stopped it, nobody can know
+        started = time.monotonic()
+        if is_owed_a_start(debt, seen):
+            self.server.start(process.namespec)
+        seen = self.wait_until(process, has_come_up, BACKOFF_PATIENCE_SECS)
+        if seen.state == ProcessStates.STARTING:
+            seen = self.wait_until(process, is_not_starting)
+        if is_owed_a_start(debt, seen):
+            raise SupervisordError('supervisord did not start it')
+        outcome, why = outcome_of(process, debt.state == OWED, seen)
+        result = Result(outcome, why, seen.pid)
+        if outcome == RESTARTED:
+            time.sleep(max(0, started + FRESH_SECS - time.monotonic()))
+            result = self.measure_fresh(job, seen, result)
+        debt.settle()
+        return result
+
+    def wait_until(self, process: Process, is_true: Callable[[Process], bool],
+                   secs: float = float('inf')) -> Process:
+        """Look at a process until something is true of it, or time is up; return the last look.
+
+        Looks come every 0.1 seconds at first, and every second later. Raises Fault,
+        SupervisordError.
+        """
+        began = time.monotonic()
+        while True:
+            seen = self.server.process(process.namespec)
+            waited = time.monotonic() - began
+            if is_true(seen) or waited >= secs:
+                return seen
+            time.sleep(min(1.0, 0.1 + waited / 10))
+
+    def measure_fresh(self, job: Job, seen: Process, result: Result) -> Result:
+        """Return the result with what the new process uses, and what outlived the old one."""
+        try:
+            table = read_process_table()
+        except MeasureError as error:
+            log.warning('%s could not be measured after its restart: %s', seen.namespec, error)
+            return result
+        fresh = measure_child(table, self.supervisord_pid, seen, job.reading.limit,
+                              self.cumulative, int(time.time()))
+        survivors = [(pid, rss) for pid in set(job.descendants) - set(tree(table, seen.pid))
+                     for rss in [table.rss(pid)] if rss]  # a zombie has none
+        return result._replace(fresh=fresh.memory, survivors=tuple(sorted(survivors)))
 
 
-# Tell: log lines and mail.
-
-def tell(options: Options, job: Job, result: Result) -> None:
-    """Log what became of a restart, and mail it if it is to be mailed."""
-    offender = job.offender
-    level = logging.ERROR if result.verdict in (STOP_FAILED, START_FAILED) else logging.INFO
-    log.log(level, '%s %s: RSS %s is over %s (%s), uptime %s; %s', result.verdict, offender.process.namespec,
-            format_size(offender.rss), format_size(offender.limit.size), offender.limit.given,
-            format_duration(offender.uptime), result.why)
-    if options.email and is_news(options, job, result):
-        send_mail(options, write_mail(options, offender, result))
-    if job.debt[0]:
-        job.debt[0] = OWED_AND_MAILED
+def is_not_stopping(seen: Process) -> bool:
+    return bool(seen.state != ProcessStates.STOPPING)
 
 
-def is_news(options: Options, job: Job, result: Result) -> bool:
-    """Tell whether a result is one to mail: a failure the first time, a restart after a short enough uptime."""
-    if result.verdict == RESTARTED:
-        return job.offender.uptime <= options.uptime
-    return result.verdict != LEFT_ALONE and job.debt[0] != OWED_AND_MAILED
+def is_not_starting(seen: Process) -> bool:
+    return bool(seen.state != ProcessStates.STARTING)
 
 
-def write_mail(options: Options, offender: Offender, result: Result) -> EmailMessage:
-    """Return the mail that tells of a restart, or of its failure."""
-    namespec = offender.process.namespec
-    restarted = result.verdict == RESTARTED
-    news = f'process {namespec} restarted' if restarted else f'{result.verdict} process {namespec}'
-    mail = EmailMessage()
-    mail['To'] = ', '.join(options.email)
-    mail['Subject'] = f'memmon [{options.name}]: {news}' if options.name else f'memmon: {news}'
+def has_come_up(seen: Process) -> bool:
+    """Tell whether supervisord is done with starting a process, for better or worse."""
+    return seen.state not in (ProcessStates.STARTING, ProcessStates.BACKOFF)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why something failed, on one line."""
+    return first_and_last_line(error.faultString if isinstance(error, Fault) else error)
+
+
+# Report: log lines and mail.
+
+def describe_use(reading: Reading) -> str:
+    """Return what a process uses of its limit, such as RSS 70.6MB of 100MB (-p queue=100MB)."""
+    assert reading.limit
+    memory = 'unknown' if reading.memory is None else format_size(reading.memory)
+    return f'RSS {memory} of {format_size(reading.limit.size)} ({reading.limit.given})'
+
+
+def describe(reading: Reading, cumulative: bool) -> str:
+    """Return what a process uses of which limit, such as RSS 270.6MB is over 200MB (-a 200MB)."""
+    assert reading.limit and reading.memory is not None
+    return (f'RSS {format_size(reading.memory)}{" with its descendants" * cumulative} is over '
+            f'{format_size(reading.limit.size)} ({reading.limit.given})')
+
+
+def describe_gain(reading: Reading, result: Result) -> str:
+    """Return what became of a process and its memory, as the end of a sentence."""
+    parts = [result.why]
+    if result.fresh is not None and reading.memory is not None:
+        parts.append(f', RSS {format_size(reading.memory)} -> {format_size(result.fresh)}')
+    if result.survivors:
+        alive = ', '.join(f'pid {pid} ({format_size(rss)})' for pid, rss in result.survivors)
+        parts.append(f'; still alive after the stop: {alive}; to stop them as well, put '
+                     'stopasgroup=true and killasgroup=true into the section of the program')
+    return ''.join(parts)
+
+
+def report(options: Options, job: Job, result: Result) -> None:
+    """Log what became of a restart, and mail it if it should be mailed."""
+    reading = job.reading
+    level = logging.ERROR if result.outcome in (STOP_FAILED, START_FAILED) else logging.INFO
+    log.log(level, '%s %s: %s, uptime %s; %s', result.outcome, reading.process.namespec,
+            describe(reading, options.cumulative), format_duration(reading.uptime),
+            describe_gain(reading, result))
+    if options.email and should_mail(options, job, result):
+        send_mail(options, write_mail(options, reading, result))
+
+
+def should_mail(options: Options, job: Job, result: Result) -> bool:
+    """Tell whether to mail a result: a failure once, a restart after a short enough uptime."""
+    if result.outcome == RESTARTED:
+        return job.reading.uptime <= options.uptime
+    return result.outcome != LEFT_ALONE and not job.debt.is_reported
+
+
+# Neither base64 nor quoted-printable: readable for any command that -s may name.
+UTF_8 = email.charset.Charset('utf-8')
+UTF_8.body_encoding = None  # type: ignore[assignment]
+
+
+def write_mail(options: Options, reading: Reading, result: Result) -> email.message.Message:
+    """Return the mail that reports a restart, or its failure."""
+    assert reading.limit and reading.memory is not None
+    namespec = reading.process.namespec
+    news = (f'process {namespec} restarted' if result.outcome == RESTARTED
+            else f'{result.outcome} process {namespec}')
     lines = [
         f'memmon: {news}',
         '',
+        f'{describe(reading, options.cumulative)}; {describe_gain(reading, result)}',
+        '',
         f'host:     {socket.gethostname()}',
         f'time:     {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}',
-        f'uptime:   {format_duration(offender.uptime)}',
-        f'old pid:  {offender.process.pid}',
+        f'uptime:   {format_duration(reading.uptime)}',
+        f'old pid:  {reading.process.pid}',
         f'new pid:  {result.pid or "none"}',
-        f'RSS:      {format_size(offender.rss)}{" with its descendants" if options.cumulative else ""}',
-        f'limit:    {format_size(offender.limit.size)}',
-        f'set by:   {offender.limit.given}',
+        f'RSS:      {format_size(reading.memory)}{" with its descendants" * options.cumulative}',
+        f'limit:    {format_size(reading.limit.size)}',
+        f'set by:   {reading.limit.given}',
     ]
-    if not restarted:
-        lines.append(f'reason:   {result.why}')
-    mail.set_content('\n'.join(lines) + '\n', cte='8bit')  # readable for any command that -s may name
+    mail = email.message.Message()
+    mail['To'] = ', '.join(options.email)
+    mail['Subject'] = encode_header(f'memmon [{options.name}]: {news}' if options.name
+                                    else f'memmon: {news}')
+    mail.set_payload('\n'.join(lines) + '\n', UTF_8)
     return mail
 
 
-def send_mail(options: Options, mail: EmailMessage) -> None:
-    """Hand a mail to the sendmail command, whose output goes where the log goes."""
-    stderr = sys.stderr.fileno()
+def encode_header(text: str) -> str:
+    """Return a header that says just this text, and is no more than one header.
+
+    Not as email.policy does it: an encoded word in a name would be decoded into new headers.
+    """
+    if text.isascii() and text.isprintable() and '=?' not in text:
+        return text
+    return email.header.Header(text, 'utf-8', header_name='Subject').encode()
+
+
+def send_mail(options: Options, mail: email.message.Message) -> None:
+    """Pipe a mail into the sendmail command, whose output goes where the log goes."""
     try:
-        run(options.sendmail_program, MAIL_TIMEOUT_SECS, text=bytes(mail), stdout=stderr, stderr=stderr)
+        run_and_relay(options.sendmail_program, MAIL_TIMEOUT_SECS, bytes(mail))
     except (OSError, CommandError) as error:
-        log.error('no mail to %s: the command %r failed: %s', mail['To'], options.sendmail_program, error)
+        log.error('no mail to %s: the command %r failed: %s', mail['To'],
+                  options.sendmail_program, error)
 
 
-# Listen: the event protocol, the tick, the workers under way.
+# Workers: the process that restarts, group by group, and what it owes.
 
-class ProtocolBroken(Exception):
+MAX_RESTARTS_AT_ONCE = 16
+OUTCOMES = ('', RESTARTED, LEFT_ALONE, STOP_FAILED, START_FAILED)
+
+
+class Note(NamedTuple):
+    """What a worker tells the listener of a job, through a pipe, whenever it changes."""
+
+    job: int          # its place among the worker's jobs
+    state: int        # of its debt, as are the next two
+    start: int
+    is_reported: int
+    outcome: int      # its place in OUTCOMES; 0 until the job is done
+    pid: int
+    fresh: int        # bytes; -1 if not known
+
+
+NOTE = struct.Struct('=iiqiiqq')  # less than PIPE_BUF, so that it is written whole or not at all
+
+
+def group_jobs(jobs: Iterable[Job], busy: Iterable[str]) -> list[list[Job]]:
+    """Return the jobs whose groups are not busy, group by group, in the order given."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.reading.process.group, []).append(job)
+    return [jobs for group, jobs in groups.items() if group not in busy]
+
+
+class Work:
+    """The jobs of a worker, as the worker does them: a thread for each group."""
+
+    def __init__(self, options: Options, restarter: Restarter, pipe: int) -> None:
+        # Imported here: costs 400 KB, and the listener does not need it.
+        from concurrent.futures import ThreadPoolExecutor
+        self.options = options
+        self.restarter = restarter
+        self.pipe = pipe  # to the listener
+        self.restarts = ThreadPoolExecutor(MAX_RESTARTS_AT_ONCE)
+        # Mails, and starts that supervisord refuses for long: they hold up no restart.
+        self.others = ThreadPoolExecutor(1000)
+
+    def do(self, groups: Sequence[Sequence[Job]]) -> None:
+        """Restart the processes of several groups side by side, those of each group in turn."""
+        for job in itertools.chain.from_iterable(groups):
+            job.debt.tell = self.tell
+        for group in groups:
+            self.restarts.submit(self.attempt, self.restart_group, group)
+        self.restarts.shutdown()
+        self.others.shutdown()
+
+    def attempt(self, do: Callable[..., None], *args: Any) -> None:
+        """Do something in a thread, and log what goes wrong: nobody else would see it."""
+        try:
+            do(*args)
+        except Exception as error:
+            log.error('a worker failed: %s: %s', type(error).__name__, reason_of(error))
+
+    def restart_group(self, jobs: Sequence[Job]) -> None:
+        """Restart the processes of a group, one after the other."""
+        has_failed = False
+        for job in jobs:
+            if has_failed:
+                result = Result(LEFT_ALONE, 'another process of its group failed to start, '
+                                            'so it waits for the next tick')
+            else:
+                job, result = self.restarter.restart(job)
+            has_failed = has_failed or result.outcome == START_FAILED
+            if job.debt.state == NOT_OWED:
+                self.tell(job.debt, result)
+                self.others.submit(self.attempt, report, self.options, job, result)
+            else:
+                self.others.submit(self.attempt, self.pay_later, job, result)
+
+    def pay_later(self, job: Job, result: Result) -> None:
+        """Report that a start fails, go on trying, and report the end of it."""
+        report(self.options, job, result)
+        job.debt.is_reported = True
+        result = self.restarter.pay(job, tries=float('inf'))
+        self.tell(job.debt, result)
+        report(self.options, job, result)
+
+    def tell(self, debt: Debt, result: Result | None = None) -> None:
+        """Tell the listener how a job stands; with a result, that it is done."""
+        note = Note(debt.number, debt.state, debt.start, debt.is_reported,
+                    OUTCOMES.index(result.outcome) if result else 0,
+                    result.pid if result else 0,
+                    -1 if not result or result.fresh is None else result.fresh)
+        with contextlib.suppress(OSError):  # the listener may have gone
+            os.write(self.pipe, NOTE.pack(*note))
+
+
+class Worker:
+    """A worker, as the listener sees it."""
+
+    def __init__(self, pid: int | None, pipe: int, jobs: Sequence[Job]) -> None:
+        self.pid = pid    # None: threads of the listener
+        self.pipe = pipe  # to read from
+        self.jobs = jobs
+        self.notes: dict[int, Note] = {}
+
+    def is_done(self, job: Job) -> bool:
+        """Tell whether a job has come to its end."""
+        return job.debt.number in self.notes and self.notes[job.debt.number].outcome != 0
+
+    def read_notes(self) -> list[Note]:
+        """Read what the worker has told; nothing when it has ended."""
+        notes = [Note(*fields) for fields in NOTE.iter_unpack(os.read(self.pipe, NOTE.size * 100))]
+        self.notes.update((note.job, note) for note in notes)
+        return notes
+
+    def unpaid(self) -> list[Job]:
+        """Return what a worker that has been killed owes."""
+        owed = [(job, self.notes[job.debt.number]) for job in self.jobs
+                if job.debt.number in self.notes and not self.is_done(job)]
+        return [job._replace(debt=Debt(note.state, note.start, bool(note.is_reported)))
+                for job, note in owed if note.state != NOT_OWED]
+
+
+class Workers:
+    """The workers under way, and what those that were killed still owe."""
+
+    def __init__(self, options: Options, server: Server) -> None:
+        self.options = options
+        self.server = server
+        self.workers: list[Worker] = []
+        self.debts: list[Job] = []
+        self.is_ending = False
+
+    def dispatch(self, jobs: Sequence[Job], supervisord_pid: int) -> None:
+        """Have the debts paid and processes restarted, except in groups that are busy."""
+        busy = {job.reading.process.group for worker in self.workers for job in worker.jobs
+                if not worker.is_done(job)}
+        groups = group_jobs([*self.debts, *jobs], busy)
+        if groups:
+            self.start_worker(groups, supervisord_pid)
+            begun = [id(job) for group in groups for job in group]
+            self.debts = [job for job in self.debts if id(job) not in begun]
+
+    def start_worker(self, groups: Sequence[Sequence[Job]], supervisord_pid: int) -> None:
+        """Fork a worker; where that fails, let threads do its work. Raises OSError, RuntimeError."""
+        jobs = list(itertools.chain.from_iterable(groups))
+        for number, job in enumerate(jobs):
+            job.debt.number = number
+        reader, writer = os.pipe()
+        pid = self.fork()
+        if pid == 0:
+            self.work_as_process(groups, supervisord_pid, writer)
+        elif pid:
+            os.close(writer)
+        else:
+            self.work_in_threads(groups, supervisord_pid, writer)
+        self.workers.append(Worker(pid, reader, jobs))
+
+    def fork(self) -> int | None:
+        """Fork; None if that fails, or if there are threads, which do not survive a fork."""
+        if not all(worker.pid for worker in self.workers):
+            return None
+        try:
+            return os.fork()
+        except OSError as error:
+            log.warning('no worker process (%s): the listener restarts in threads', error)
+            return None
+
+    def work_as_process(self, groups: Sequence[Sequence[Job]], supervisord_pid: int,
+                        pipe: int) -> None:
+        """Do the work of a worker process, and end it."""
+        try:
+            # What kills the whole process group of memmon, or all that is called memmon, leaves
+            # the worker alone. Handlers, since its commands would inherit SIG_IGN.
+            os.setsid()
+            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(signum, do_nothing)
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 0)
+            os.dup2(null, 1)
+            has_gone = functools.partial(is_orphan, os.getppid())
+            self.work(groups, supervisord_pid, pipe, has_gone)
+        except BaseException as error:
+            log.error('a worker failed: %s: %s', type(error).__name__, error)
+        finally:
+            os._exit(0)
+
+    def work_in_threads(self, groups: Sequence[Sequence[Job]], supervisord_pid: int,
+                        pipe: int) -> None:
+        """Do the work of a worker in threads of the listener, which outlive a SIGTERM."""
+        signal.signal(signal.SIGTERM, end_quietly)
+        threading.Thread(target=self.work, args=(groups, supervisord_pid, pipe, self.has_gone)
+                         ).start()
+
+    def has_gone(self) -> bool:
+        return self.is_ending
+
+    def work(self, groups: Sequence[Sequence[Job]], supervisord_pid: int, pipe: int,
+             has_gone: Callable[[], bool]) -> None:
+        """Do the jobs of some groups, and close the pipe."""
+        try:
+            restarter = Restarter(self.server, supervisord_pid, self.options.cumulative, has_gone)
+            Work(self.options, restarter, pipe).do(groups)
+        finally:
+            os.close(pipe)
+
+    def collect(self, stdin: int, timeout_secs: int | None) -> tuple[bool, list[tuple[Job, Note]]]:
+        """Wait for an event, or for news from the workers.
+
+        Returns whether there is an event, and the jobs that are done.
+        """
+        pipes = [worker.pipe for worker in self.workers]
+        ready = select.select([stdin, *pipes], [], [], timeout_secs)[0]
+        done = []
+        for worker in [worker for worker in self.workers if worker.pipe in ready]:
+            notes = worker.read_notes()
+            done += [(worker.jobs[note.job], note) for note in notes if note.outcome]
+            if not notes:
+                self.bury(worker)
+        return stdin in ready, done
+
+    def bury(self, worker: Worker) -> None:
+        """Reap a worker that has ended, and take over what it owes."""
+        self.workers.remove(worker)
+        os.close(worker.pipe)
+        self.debts += worker.unpaid()
+        if worker.pid:
+            with contextlib.suppress(ChildProcessError):  # SIGCHLD may be ignored
+                os.waitpid(worker.pid, 0)
+
+
+def is_orphan(parent: int) -> bool:
+    """Tell whether the parent of this process has gone."""
+    return os.getppid() != parent
+
+
+def do_nothing(signum: int, frame: FrameType | None) -> None:
+    """Handle a signal."""
+
+
+def end_quietly(signum: int, frame: FrameType | None) -> None:
+    """Handle a signal by ending, as soon as what is owed is paid."""
+    raise SystemExit(0)
+
+
+# Watch: what is remembered of the processes from tick to tick.
+
+class Watch:
+    """supervisord's children by name, with the limits that apply to them."""
+
+    def __init__(self, options: Options, server: Server) -> None:
+        self.limits = Limits(options.limits)
+        self.cumulative = options.cumulative
+        self.server = server
+        self.supervisord_pid = 0                     # 0: not known yet
+        self.itself: frozenset[int] = frozenset()    # the pids of memmon and of what started it
+        self.children: frozenset[int] | None = None  # whose names are known; None: ask anew
+        self.watched: list[tuple[Process, Limit]] = []
+        self.members: dict[str, list[str]] = {}      # namespecs, by group
+        self.unmatched: list[Limit] | None = None
+        self.hidden: list[tuple[str, int]] = []
+
+    def look(self) -> list[Reading]:
+        """Return a reading of each process that has a limit.
+
+        supervisord is asked only if its children are not those of the last tick. Raises
+        MeasureError, Fault, SupervisordError.
+        """
+        self.supervisord_pid = self.supervisord_pid or self.server.pid()
+        processes, children = self.find_children()
+        if children != self.children:
+            processes = self.name_children()
+        now = int(time.time())
+        return [measure(processes, process, limit, self.cumulative, now)
+                for process, limit in self.watched]
+
+    def find_children(self) -> tuple[Processes, frozenset[int]]:
+        """Return the processes of this machine, and which are supervisord's children."""
+        processes: Processes = PROC_FILES
+        try:
+            return processes, frozenset(processes.children(self.supervisord_pid))
+        except OSError:  # no such files here, hidden, or no descriptor left: ps may know
+            processes = read_process_table()
+            return processes, frozenset(processes.children(self.supervisord_pid))
+
+    def name_children(self) -> Processes:
+        """Ask supervisord which of its children is which process, and find their limits."""
+        for _ in range(2):  # a second time if a process seems to be hidden: it may just have ended
+            known = self.server.processes()
+            processes, children = self.find_children()
+            hidden = [(process.namespec, process.pid) for process in known
+                      if process.state == ProcessStates.RUNNING and process.pid not in children]
+            if not hidden:
+                break
+        self.itself = self.itself or find_itself(self.supervisord_pid)
+        own_groups = {process.group for process in known if process.pid in self.itself}
+        others = [process for process in known if process.group not in own_groups]
+        limited = [(process, limit) for process in others
+                   for limit in [self.limits.apply_to(process)] if limit]
+        if self.unmatched is None:
+            log.info("watching %d of supervisord's %d processes: %s", len(limited), len(known),
+                     ', '.join(limit.given for limit in self.limits.limits))
+        self.warn_of_unmatched(others)
+        self.warn_of_hidden(hidden)
+        self.watched = [(process, limit) for process, limit in limited if process.pid in children]
+        self.members = {}
+        for process in known:
+            self.members.setdefault(process.group, []).append(process.namespec)
+        self.children = children
+        return processes
+
+    def warn_of_unmatched(self, processes: Sequence[Process]) -> None:
+        """Log the limits that cover no process, unless they covered none before."""
+        unmatched = self.limits.unmatched(processes)
+        news = [limit for limit in unmatched if limit not in (self.unmatched or [])]
+        for warning in explain_unmatched(news, processes):
+            log.warning('%s', warning)
+        self.unmatched = unmatched
+
+    def warn_of_hidden(self, hidden: list[tuple[str, int]]) -> None:
+        """Log the processes that cannot be measured, unless that was logged before."""
+        news = [f'{namespec} (pid {pid})' for namespec, pid in hidden
+                if (namespec, pid) not in self.hidden]
+        if news:
+            log.warning('cannot measure %s: %s', ', '.join(news), HIDDEN)
+        self.hidden = hidden
+
+    def companions(self, process: Process) -> tuple[str, ...]:
+        """Return the namespecs of the other processes of a group."""
+        return tuple(namespec for namespec in self.members.get(process.group, [])
+                     if namespec != process.namespec)
+
+
+def find_itself(supervisord_pid: int) -> frozenset[int]:
+    """Return the pids of memmon and of what started it, such as a shell, below supervisord.
+
+    supervisord's variables in the environment do not tell: a shell or env may have removed them.
+    """
+    if os.getppid() == supervisord_pid:
+        return frozenset([os.getpid()])
+    pids = ancestors(read_process_table(), os.getpid())
+    return frozenset(itertools.takewhile(lambda pid: pid != supervisord_pid, pids))
+
+
+# Listen: the event protocol, and the tick.
+
+class HeaderError(Exception):
     """A header that cannot be read: from here on nobody knows where the next event begins."""
 
 
-def events(stdin: TextIO, stdout: TextIO) -> Iterator[str]:
-    """Yield the name of each event until stdin ends, and answer OK when the next one is asked for.
+def read_event(stdin: TextIO) -> str | None:
+    """Return the name of the next event; None at the end of stdin.
 
-    Nothing else writes to stdout: http://supervisord.org/events.html#event-listener-notification-protocol
-    Raises ProtocolBroken.
+    http://supervisord.org/events.html#event-listener-notification-protocol
+    Raises HeaderError.
     """
-    while True:
-        childutils.listener.ready(stdout)
-        header = stdin.readline()
-        if not header.endswith('\n'):
-            return
-        # Not childutils.get_headers: a blank or a colon in supervisord's identifier would be the end of it.
-        tokens = dict(token.partition(':')[::2] for token in header.split())
-        if not ('eventname' in tokens and tokens.get('len', '').isdigit()):
-            raise ProtocolBroken(f'this is no header of an event: {header[:200]!r}')
-        if not skip(stdin, int(tokens['len'])):
-            return
-        yield tokens['eventname']
-        childutils.listener.ok(stdout)
+    header = stdin.readline()
+    if not header.endswith('\n'):
+        return None
+    # Not childutils.get_headers: it fails at a space or a colon in supervisord's identifier.
+    tokens = dict(token.partition(':')[::2] for token in header.split())
+    if not ('eventname' in tokens and re.fullmatch('[0-9]{1,15}', tokens.get('len', ''))):
+        raise HeaderError(f'this is no header of an event: {header[:200]!r}')
+    return tokens['eventname'] if discard_payload(stdin, int(tokens['len'])) else None
 
 
-def skip(stdin: TextIO, length: int) -> bool:
-    """Read a payload and drop it, piece by piece to keep the heap small; tell whether it was all there.
+def discard_payload(stdin: TextIO, length: int) -> bool:
+    """Read a payload piece by piece, to keep the heap small; tell whether it was all there.
 
     The length is in characters: supervisord takes it before it encodes the payload.
     """
@@ -734,283 +1637,301 @@ def skip(stdin: TextIO, length: int) -> bool:
     return True
 
 
-class Worker(NamedTuple):
-    """A process that restarts programs."""
-
-    pid: int  # 0: the listener did the work itself
-    jobs: Sequence[Job]
-
-
-def work(options: Options, env: Mapping[str, str], jobs: Sequence[Job]) -> None:
-    """Restart processes one after the other, which is the whole life of a worker."""
-    failed_groups = set()
-    for job in jobs:
-        group = job.offender.process.group
-        if group in failed_groups:
-            result = Result(LEFT_ALONE, 'another process of its group failed to start, so it waits for the next tick')
-        else:
-            try:
-                result = restart(env, job)
-            except NoAnswer as error:
-                log.error('no restart of %s before the next tick: %s', job.offender.process.namespec, error)
-                return
-        if result.verdict == START_FAILED:
-            failed_groups.add(group)
-        tell(options, job, result)
-
-
-def start_worker(options: Options, env: Mapping[str, str], jobs: Sequence[Job]) -> Worker:
-    """Fork a worker; where there is no fork to be had, do its work."""
-    try:
-        pid = os.fork()
-    except OSError as error:
-        log.warning('no worker process (%s): the listener does its work', error)
-        work(options, env, jobs)
-        return Worker(0, jobs)
-    if not pid:
-        try:
-            os.setsid()  # what kills memmon, and all of its process group, leaves the worker alone
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, 0)
-            os.dup2(null, 1)
-            work(options, env, jobs)
-        except Exception:
-            log.exception('a worker failed')
-        finally:
-            os._exit(0)
-    return Worker(pid, jobs)
-
-
-def has_ended(worker: Worker) -> bool:
-    """Tell whether a worker is done, and reap it."""
-    try:
-        return not worker.pid or os.waitpid(worker.pid, os.WNOHANG)[0] == worker.pid
-    except ChildProcessError:
-        return True  # somebody who started memmon had SIGCHLD ignored
-
-
 class Listener:
-    """What memmon remembers from one event to the next."""
+    """The event listener: one tick after the other."""
 
-    def __init__(self, options: Options, env: Mapping[str, str]) -> None:
+    def __init__(self, options: Options, server: Server) -> None:
         self.options = options
-        self.env = env
-        self.supervisord_pid = 0
-        self.children: frozenset[int] | None = None  # pids
-        self.watched: list[tuple[Process, Limit]] = []
-        self.idle_limits: dict[Limit, str] = {}
-        self.workers: list[Worker] = []
-        self.debts: list[Job] = []
+        self.watch = Watch(options, server)
+        self.workers = Workers(options, server)
+        self.has_warned = False
 
-    def collect(self) -> None:
-        """Reap the workers that have ended, and take over what they still owe."""
-        for worker in list(self.workers):
-            if has_ended(worker):
-                self.workers.remove(worker)
-                self.debts += [job for job in worker.jobs if job.debt[0]]
+    def serve(self, stdin: TextIO, stdout: TextIO) -> None:
+        """Answer supervisord's events until it closes stdin. Raises HeaderError, OSError."""
+        while True:
+            childutils.listener.ready(stdout)
+            self.tend_workers(stdin.fileno())
+            event = read_event(stdin)
+            if event is None:
+                return
+            if event.startswith('TICK_'):
+                self.tick()
+            elif not self.has_warned:
+                self.has_warned = True
+                log.warning('%s is no TICK event; memmon acts on TICK events alone, '
+                            'such as events=TICK_60', event)
+            childutils.listener.ok(stdout)
+
+    def tend_workers(self, stdin: int) -> None:
+        """Take in what the workers tell, until there is an event.
+
+        What a worker owed that was killed is paid a second later, or at the next tick.
+        """
+        is_event = False
+        while (self.workers.workers or self.workers.debts) and not is_event:
+            timeout_secs = 1 if self.workers.debts else None
+            is_event, done = self.workers.collect(stdin, timeout_secs)
+            self.note(done)
+            if self.workers.debts and not is_event:
+                self.dispatch([])
+
+    def note(self, done: Sequence[tuple[Job, Note]]) -> None:
+        """Note what became of restarts: whatever the pids say, names are to be asked anew."""
+        if done:
+            self.watch.children = None
 
     def tick(self) -> None:
-        """Measure the processes, and have those that are over their limits restarted."""
+        """Look at the processes, and have those that are over their limits restarted."""
+        readings: list[Reading] = []
         try:
-            offenders = self.measure()
-        except (MeasureError, NoAnswer) as error:
+            readings = self.watch.look()
+        except (MeasureError, SupervisordError) as error:
             log.error('nothing checked at this tick: %s', error)
-            offenders = []
-        self.hand_out(offenders)
+        except Exception as error:
+            log.error('nothing checked at this tick: %s: %s', type(error).__name__,
+                      reason_of(error))
+        if log.isEnabledFor(logging.DEBUG):
+            self.log_readings(readings)
+        self.dispatch([reading for reading in readings if is_over(reading)])
 
-    def measure(self) -> list[Offender]:
-        """Return the processes that are over their limits. Raises MeasureError, NoAnswer."""
-        table = read_process_table()
-        self.name_children(table)
-        rss_by_pid = rss_of(table, [process.pid for process, _ in self.watched], self.options.cumulative)
-        offenders = []
-        for process, limit in self.watched:
-            rss = rss_by_pid[process.pid]
-            log.debug('%s: RSS %s of %s (%s)', process.namespec, format_size(rss), format_size(limit.size), limit.given)
-            if rss > limit.size:
-                offenders.append(Offender(process, limit, rss, int(time.time()) - process.start))
-        return offenders
+    def log_readings(self, readings: Sequence[Reading]) -> None:
+        """Log what each process uses."""
+        for reading in readings:
+            log.debug('%s: %s', reading.process.namespec, describe_use(reading))
 
-    def name_children(self, table: ProcessTable) -> None:
-        """Ask supervisord which of its children is which process, if they are not those of the last tick."""
-        self.supervisord_pid = self.supervisord_pid or ask(self.env, 'getPID')
-        children = frozenset(pid for pid, row in table.items() if row.parent == self.supervisord_pid)
-        if children == self.children:
-            return
-        processes = list_processes(self.env)
-        itself = (self.env.get('SUPERVISOR_GROUP_NAME'), self.env.get('SUPERVISOR_PROCESS_NAME'))
-        others = [process for process in processes if (process.group, process.name) != itself]
-        limits = limits_of(others, self.options.limits)
-        if self.children is None:
-            log.info("watching %d of supervisord's %d processes: %s", len(limits), len(processes),
-                     ', '.join(limit.given for limit in self.options.limits))
-        self.warn_of_idle_limits(others)
-        self.watched = [(process, limit) for process, limit in limits.items() if process.pid in children]
-        self.children = children
-
-    def warn_of_idle_limits(self, processes: Sequence[Process]) -> None:
-        """Log the limits that cover no process, unless they covered none before."""
-        idle = idle_limits(processes, self.options.limits)
-        for limit, warning in idle.items():
-            if limit not in self.idle_limits:
-                log.warning('%s', warning)
-        self.idle_limits = idle
-
-    def hand_out(self, offenders: Sequence[Offender]) -> None:
-        """Deal the debts and the offenders to idle workers, group by group; those of one group go to one worker."""
-        busy = {job.offender.process.group for worker in self.workers for job in worker.jobs}
-        groups: dict[str, list[Job]] = {}
-        for job in self.debts + [Job(offender, mmap.mmap(-1, 1)) for offender in offenders]:
-            if job.offender.process.group not in busy:
-                groups.setdefault(job.offender.process.group, []).append(job)
-        idle = min(MAX_WORKERS - len(self.workers), len(groups))
-        if groups and not idle:
-            log.warning('%d groups wait for a restart: all %d workers are busy', len(groups), MAX_WORKERS)
-            return
-        self.debts = []
-        queues = list(groups.values())
-        for i in range(idle):
-            jobs = [job for queue in queues[i::idle] for job in queue]
-            self.workers.append(start_worker(self.options, self.env, jobs))
+    def dispatch(self, due: Sequence[Reading]) -> None:
+        """Have processes restarted, and debts paid."""
+        jobs = [Job(reading, Debt(), self.watch.companions(reading.process)) for reading in due]
+        try:
+            self.workers.dispatch(jobs, self.watch.supervisord_pid)
+        except (OSError, RuntimeError, MemoryError) as error:
+            log.error('no restarts before the next tick: %s', reason_of(error))
 
 
-def list_processes(env: Mapping[str, str]) -> list[Process]:
-    """Return all of supervisord's processes. Raises NoAnswer."""
-    infos = ask(env, 'getAllProcessInfo')
-    return [Process(info['group'], info['name'], info['pid'], info['start'], info['statename']) for info in infos]
+def find_server(env: Mapping[str, str]) -> Server:
+    """Return the server that supervisord tells its children of. Raises UsageError."""
+    if env.get('SUPERVISOR_SERVER_URL'):
+        return parse_server(env)
+    if 'SUPERVISOR_ENABLED' in env:
+        raise UsageError('supervisord has no RPC server for memmon to call: add a '
+                         '[unix_http_server] and a [rpcinterface:supervisor] section to '
+                         'supervisord.conf')
+    raise UsageError('memmon is a supervisor event listener, to be started by supervisord from a '
+                     'section like: [eventlistener:memmon] command=memmon -a 200MB '
+                     'events=TICK_60; for one look at what runs now: memmon --check -a 200MB')
 
 
-def listen(options: Options, env: Mapping[str, str]) -> None:
-    """Serve supervisord's events until it closes stdin. Raises StartError, ProtocolBroken."""
-    if not env.get('SUPERVISOR_SERVER_URL'):
-        if 'SUPERVISOR_ENABLED' in env:
-            raise StartError('supervisord has no RPC server for memmon to call: add a [unix_http_server] and a '
-                             '[rpcinterface:supervisor] section to supervisord.conf')
-        raise StartError('this is a supervisor event listener, to be started by supervisord from a section like: '
-                         '[eventlistener:memmon] command=memmon -a 200MB events=TICK_60; '
-                         'for one look at what runs now: memmon --check -a 200MB')
-    listener = Listener(options, env)
-    with contextlib.suppress(NoAnswer):  # the first tick asks again, and says why not
-        listener.supervisord_pid = ask(env, 'getPID')
-    told = False
-    # As supervisord writes it: UTF-8 in any locale, and a line ends with a newline alone.
-    with open(sys.stdin.fileno(), encoding='utf-8', errors='replace', newline='\n', closefd=False) as stdin:
-        for event in events(stdin, sys.stdout):
-            listener.collect()
-            if event.startswith('TICK_'):
-                listener.tick()
-            elif not told:
-                told = True
-                log.warning('%s is no TICK event; memmon acts on TICK events alone, such as events=TICK_60', event)
-
-
-# Check: one look at all processes.
-
-class Reading(NamedTuple):
-    """What one look shows of a process."""
-
-    process: Process
-    limit: Limit | None
-    rss: int | None  # bytes; None: not running, or not to be measured
-
-    @property
-    def share(self) -> float:
-        """How much of its limit the process uses: 1 is all of it; -1 if that is not known."""
-        return self.rss / self.limit.size if self.limit and self.rss is not None else -1
-
-
-def check(options: Options, columns: int) -> int:
-    """Print a table of all processes, and return 1 if some are over their limits, else 0. Raises StartError."""
+def listen(options: Options, server: Server) -> None:
+    """Serve supervisord's events until it closes stdin. Raises HeaderError."""
+    log.info('memmon %s waits for TICK events: %s', __version__,
+             ', '.join(limit.given for limit in options.limits))
+    listener = Listener(options, server)
+    with contextlib.suppress(Fault, SupervisordError):  # the first tick asks again
+        listener.watch.supervisord_pid = server.pid()
+    # As supervisord writes: UTF-8 in any locale, and a newline alone ends a line.
     try:
-        processes = list_processes(find_supervisord(os.environ))
-        table = read_process_table()
-    except (NoAnswer, MeasureError) as error:
-        raise StartError(str(error)) from None
-    limits = limits_of(processes, options.limits)
-    running = [process.pid for process in processes if process.pid]  # 0 is the kernel in the table of FreeBSD
-    rss_by_pid = rss_of(table, running, options.cumulative)
-    readings = [Reading(process, limits.get(process), rss_by_pid.get(process.pid)) for process in processes]
-    readings.sort(key=lambda reading: (reading.share, reading.rss or -1), reverse=True)
-    print('\n'.join(format_readings(readings, bool(options.limits), columns)))
-    for warning in idle_limits(processes, options.limits).values():
-        print(warning)
-    return int(any(reading.share > 1 for reading in readings))
+        with open(0, encoding='utf-8', errors='replace', newline='\n', closefd=False) as stdin, \
+                open(1, 'w', closefd=False) as stdout:
+            listener.serve(stdin, stdout)
+    except BrokenPipeError:
+        pass  # supervisord has ended
+    finally:
+        listener.workers.is_ending = True
 
 
-def find_supervisord(env: Mapping[str, str]) -> Mapping[str, str]:
-    """Return an environment by which to ask supervisord: the one given, or what supervisorctl's configuration says.
+# Check: one look, for a person.
 
-    Raises StartError.
+def find_any_server(env: Mapping[str, str]) -> tuple[Server, str]:
+    """Return the server that the environment names, or else supervisorctl's configuration.
+
+    With it comes the file of that configuration. Raises UsageError.
     """
     if env.get('SUPERVISOR_SERVER_URL'):
-        return env
-    from supervisor.options import ClientOptions  # here, for the listener need not hold its 0.8 MB
+        return parse_server(env), ''
+    from supervisor.options import ClientOptions  # Imported here: costs 0.8 MB.
     client = ClientOptions()
-    client.configfile = client.default_configfile()
-    if not client.configfile:
-        raise StartError('no supervisord.conf where supervisorctl looks for it: set SUPERVISOR_SERVER_URL, '
-                         'such as unix:///var/run/supervisor.sock')
+    file = client.default_configfile()
+    if not file:
+        raise UsageError('no supervisord.conf where supervisorctl looks for it: set '
+                         'SUPERVISOR_SERVER_URL, such as unix:///var/run/supervisor.sock')
+    client.configfile = file
     try:
+        with open(file, 'rb'):
+            pass  # supervisor does not tell why it cannot be opened
         client.process_config(do_usage=False)
+    except OSError as error:
+        raise UsageError(f'cannot read {file}: {error.strerror}') from None
     except (ValueError, configparser.Error) as error:
-        raise StartError(f'{client.configfile}: {one_line(error)}; mend it, or set SUPERVISOR_SERVER_URL') from None
-    return {
+        raise UsageError(f'{file}: {first_and_last_line(error)}; fix it, or set '
+                         'SUPERVISOR_SERVER_URL') from None
+    return parse_server({
         'SUPERVISOR_USERNAME': client.username or '',
         'SUPERVISOR_PASSWORD': client.password or '',
         **env,
         'SUPERVISOR_SERVER_URL': client.serverurl,
-    }
+    }), file
 
 
-def format_readings(readings: Sequence[Reading], with_limits: bool, columns: int) -> list[str]:
-    """Return the lines of a table, whose last column is a bar as long as there is room."""
+def check(options: Options, columns: int) -> tuple[list[str], int]:
+    """Return what --check prints, and its status. Raises UsageError."""
+    server, file = find_any_server(os.environ)
+    try:
+        readings = read_all(server, options)
+    except (Fault, SupervisordError, MeasureError) as error:
+        raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
+    limits = Limits(options.limits)
+    processes = [reading.process for reading in readings]
+    unmeasured = [reading.process.namespec for reading in readings if is_unmeasured(reading)]
+    lines = format_table(sorted(readings, key=rank, reverse=True), bool(options.limits), columns)
+    lines += explain_unmatched(limits.unmatched(processes), processes)
+    if unmeasured:
+        lines.append(f'cannot measure {", ".join(unmeasured)}: {HIDDEN}')
+    if file:
+        lines.append(f'supervisord: {show_url(server.url)}, from {file}')
+    return lines, 2 if unmeasured else int(any(map(is_over, readings)))
+
+
+def read_all(server: Server, options: Options) -> list[Reading]:
+    """Return a reading of each process of supervisord.
+
+    Raises Fault, SupervisordError, MeasureError.
+    """
+    limits = Limits(options.limits)
+    supervisord_pid = server.pid()
+    now = int(time.time())
+    for _ in range(2):  # a second time if a process cannot be measured: it may just have ended
+        processes = server.processes()
+        table = read_process_table()
+        readings = [measure_child(table, supervisord_pid, process, limits.apply_to(process),
+                                  options.cumulative, now) for process in processes]
+        if not any(map(is_unmeasured, readings)):
+            break
+    return readings
+
+
+def is_unmeasured(reading: Reading) -> bool:
+    """Tell whether the memory of a running process is not known."""
+    return reading.process.pid != 0 and reading.memory is None
+
+
+def rank(reading: Reading) -> tuple[float, int]:
+    """Return what to sort by: the share of the limit, and the memory."""
+    share = share_of(reading)
+    return (-1 if share is None else share, -1 if reading.memory is None else reading.memory)
+
+
+def format_table(readings: Sequence[Reading], with_limits: bool, columns: int) -> list[str]:
+    """Return the lines of a table; its last column is a bar as long as there is room."""
     rows = [['PROCESS', 'PID', 'UPTIME', 'RSS', 'LIMIT', 'SET BY', 'USED']]
-    rows += [format_reading(reading) for reading in readings]
+    rows += [format_row(reading) for reading in readings]
     if not with_limits:
         rows = [row[:4] for row in rows]
     align = [str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust, str.rjust]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ['  '.join(place(cell, width) for place, cell, width in zip(align, row, widths)) for row in rows]
+    lines = ['  '.join(place(cell, width) for place, cell, width in zip(align, row, widths))
+             for row in rows]
     if with_limits:
         room = max(0, columns - len(lines[0]) - 2)
-        bars = ['', *('#' * int(max(0, min(reading.share, 1)) * room) for reading in readings)]
-        lines = [f'{line}  {bar}' for line, bar in zip(lines, bars)]
+        bars = ['#' * int(min(share_of(reading) or 0, 1) * room) for reading in readings]
+        lines = [f'{line}  {bar}' for line, bar in zip(lines, ['', *bars])]
     return [line.rstrip() for line in lines]
 
 
-def format_reading(reading: Reading) -> list[str]:
+def format_row(reading: Reading) -> list[str]:
     """Return the cells of a row of the table."""
-    process, limit, rss = reading
+    process, limit, memory, uptime = reading
+    share = share_of(reading)
+    unknown = 'unknown' if process.pid else '-'
     return [
         process.namespec,
         str(process.pid or '-'),
-        format_duration(time.time() - process.start) if process.pid else process.statename,
-        '-' if rss is None else format_size(rss),
+        format_duration(uptime) if process.pid else process.statename,
+        unknown if memory is None else format_size(memory),
         format_size(limit.size) if limit else '-',
         limit.given if limit else 'no option',
-        f'{reading.share:.0%}' if reading.share >= 0 else '-',
+        '-' if share is None else f'{share:.0%}',
     ]
 
 
 # Main: arguments to exit status.
 
-def main() -> int:
-    """Run memmon; return 0 at the end of the events, 1 if they cannot be read, 2 if it cannot start; see check."""
+class OneLineFormatter(logging.Formatter):
+    """A formatter of lines: nothing that a message quotes can begin another one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return ' '.join(super().format(record).splitlines())
+
+
+def set_up_logging(is_verbose: bool) -> None:
+    """Log to stderr, which may be closed, full or gone."""
+    logging.raiseExceptions = False
+    handler = logging.StreamHandler(open(2, 'w', errors='backslashreplace', closefd=False))
+    handler.setFormatter(OneLineFormatter('%(asctime)s %(levelname)s memmon: %(message)s'))
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if is_verbose else logging.INFO)
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null in place of a closed stdin, stdout or stderr: no other file may take it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+
+
+def write_stdout(text: str) -> None:
+    """Write a text to stdout, quietly if its reader has gone. Raises UsageError."""
     try:
-        options = parse_args(sys.argv[1:])
-        if options.help:
-            print(__doc__, end='')
-            return 0
-        if options.version:
-            print(f'memmon {__version__}')
-            return 0
-        logging.basicConfig(format='%(asctime)s %(levelname)s memmon: %(message)s',
-                            level=logging.DEBUG if options.verbose else logging.INFO)
-        socket.setdefaulttimeout(RPC_TIMEOUT_SECS)
-        if options.check:
-            return check(options, shutil.get_terminal_size().columns)
-        listen(options, os.environ)
-    except (StartError, ProtocolBroken) as error:
-        print(f'memmon: {error}', file=sys.stderr)
-        return 2 if isinstance(error, StartError) else 1
-    return 0
+        with open(1, 'w', errors='backslashreplace', closefd=False) as stdout:
+            stdout.write(text)
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise UsageError(f'cannot write to stdout: {error.strerror}') from None
+
+
+def write_stderr(line: str) -> None:
+    """Write a line to stderr, if there is one."""
+    with contextlib.suppress(OSError), \
+            open(2, 'w', errors='backslashreplace', closefd=False) as stderr:
+        stderr.write(f'memmon: {line}\n')
+
+
+def main() -> int:
+    """Run memmon.
+
+    Returns 0 when supervisord has closed stdin, 1 if its events cannot be read, 2 if memmon cannot
+    start; see check.
+    """
+    open_standard_streams()
+    try:
+        return run_memmon(parse_args(sys.argv[1:]))
+    except UsageError as error:
+        write_stderr(str(error))
+        return 2
+    except HeaderError as error:
+        write_stderr(str(error))
+        return 1
+
+
+def run_memmon(options: Options) -> int:
+    """Do what the options ask for; return the exit status. Raises UsageError, HeaderError."""
+    socket.setdefaulttimeout(RPC_TIMEOUT_SECS)
+    status = 0
+    if options.help:
+        write_stdout(__doc__)
+    elif options.version:
+        write_stdout(f'memmon {__version__}\n')
+    elif options.check:
+        lines, status = check(options, shutil.get_terminal_size().columns)
+        write_stdout('\n'.join(lines) + '\n')
+    else:
+        server = find_server(os.environ)
+        set_up_logging(options.verbose)
+        listen(options, server)
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(main())
