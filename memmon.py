@@ -12,7 +12,14 @@ Usage: memmon [options]
                              or a namespec, GROUP:NAME
   -g, --groupname NAME=SIZE  limit each process of a group
   -a, --any SIZE             limit every child of supervisord
+  -t, --total SIZE           limit all programs together: restart the largest
   -c, --cumulative           count a process together with all its descendants
+  -k, --kind KIND            count rss, or pss, which counts shared memory once
+                             (default: rss)
+  -f, --for DURATION         restart only what has been over its limit for so
+                             long
+  -r, --restarts N/DURATION  restart a process at most N times in DURATION: 3/1h
+      --dry-run              report what would be restarted; restart nothing
   -m, --email ADDRESS        mail ADDRESS about restarts and failures; separate
                              several with commas, or repeat the option
   -s, --sendmail_program COMMAND
@@ -30,13 +37,15 @@ Usage: memmon [options]
   -V, --version              show the version and exit
 
 SIZE is a number of bytes, or a number with KB, MB, GB or TB, in powers of 1024:
-200MB, 1.5GB. DURATION is a number of seconds, or a number with s, m, h or d:
-90, 5m, 1.5h, 1d. -p and -g can be repeated. NAME may be a shell pattern:
-'queue:*', 'web-?'.
+200MB, 1.5GB; or a percentage of the memory of the machine or container: 25%; or
+none, to exempt what a wider option covers; or two sizes, 200MB..300MB: over the
+first, -f applies; over the second, memmon acts at once. DURATION is a number of
+seconds, or a number with s, m, h or d: 90, 5m, 1.5h, 1d. -p and -g can be
+repeated. NAME may be a shell pattern: 'queue:*', 'web-?'.
 
 Exactly one limit applies to a process: -p takes precedence over -g, and -g over
 -a; an exact name over a pattern; then the first given. memmon never restarts
-itself.
+itself, nor again what uses more than its limit as soon as it is started.
 """
 
 from __future__ import annotations
@@ -68,8 +77,9 @@ import time
 import urllib.parse
 from decimal import Decimal
 from types import FrameType
-from typing import (Any, Callable, Iterable, Mapping, NamedTuple, Protocol, Sequence,
-                    TextIO, get_type_hints)
+from typing import (Any, Callable, Iterable, Mapping, NamedTuple, Optional, Protocol,
+                    Sequence,
+                    TextIO, Tuple, get_type_hints)
 from xmlrpc.client import Fault, ProtocolError
 
 from supervisor import childutils
@@ -86,6 +96,13 @@ MAIL_TIMEOUT_SECS = 30
 
 
 # Values: a string in, a value or a ValueError out; and back, for people to read.
+
+class Rate(NamedTuple):
+    """At most so many times within so many seconds."""
+
+    times: int
+    secs: int
+
 
 SIZE_UNITS = {'': 1, 'KB': 2 ** 10, 'MB': 2 ** 20, 'GB': 2 ** 30, 'TB': 2 ** 40}
 DURATION_UNITS = {'': 1, 'S': 1, 'M': 60, 'H': 60 * 60, 'D': 24 * 60 * 60}
@@ -124,17 +141,84 @@ def parse_duration(text: str) -> int:
                          'or a number with s, m, h or d, such as 5m') from None
 
 
-def parse_name_and_size(text: str) -> tuple[str, int]:
-    """Return the name and the bytes of NAME=SIZE. Raises ValueError."""
-    name, _, size = text.rpartition('=')
+class Size(NamedTuple):
+    """A number of bytes, or a percentage of the memory of the machine or container."""
+
+    size: int  # bytes; 0 if it is a percentage
+    percent: float = 0
+
+    def in_bytes(self, machine: int) -> int:
+        """Return the size where there are so many bytes of memory."""
+        return int(machine * self.percent / 100) if self.percent else self.size
+
+
+def parse_share(text: str) -> Size:
+    """Return the size of SIZE or NUMBER%, or NUMBER%% as in supervisord.conf. Raises ValueError."""
+    match = re.fullmatch(r'\s*([0-9]{0,3}\.?[0-9]{1,9})\s*%%?\s*', text)
+    if not match:
+        return Size(parse_size(text))
+    percent = float(match.group(1))
+    if not 0 < percent <= 100:
+        raise ValueError(f'{text!r} is no share of the memory: give more than 0% and at most 100%')
+    return Size(0, percent)
+
+
+def parse_sizes(text: str) -> tuple[Size, Size | None]:
+    """Return the one or two sizes of SHARE or SHARE..SHARE. Raises ValueError."""
+    first, dots, second = text.partition('..')
+    if not dots:
+        return parse_share(text), None
+    size, urgent = parse_share(first), parse_share(second)
+    if bool(size.percent) == bool(urgent.percent) and urgent < size:
+        raise ValueError(f'{text!r} has its sizes in the wrong order: the second one, at which '
+                         'memmon no longer waits, must not be below the first')
+    return size, urgent
+
+
+Sizes = Optional[Tuple[Size, Optional[Size]]]  # None: exempt
+
+
+def parse_limit(text: str) -> Sizes:
+    """Return the sizes of SHARE or SHARE..SHARE, or None for none. Raises ValueError."""
+    return None if text.strip().lower() == 'none' else parse_sizes(text)
+
+
+def parse_name_and_limit(text: str) -> tuple[str, Sizes]:
+    """Return the name and the sizes of NAME=LIMIT. Raises ValueError."""
+    name, _, limit = text.rpartition('=')
     if not name.strip():
         raise ValueError(f'{text!r} is not NAME=SIZE, such as web=200MB')
-    return name.strip(), parse_size(size)
+    return name.strip(), parse_limit(limit)
 
 
-def parse_any(text: str) -> tuple[str, int]:
-    """Return the pattern of all names, and the bytes of SIZE. Raises ValueError."""
-    return '*', parse_size(text)
+def parse_any(text: str) -> tuple[str, Sizes]:
+    """Return the pattern of all names, and the sizes of LIMIT. Raises ValueError."""
+    return '*', parse_limit(text)
+
+
+def parse_total(text: str) -> tuple[str, Sizes]:
+    """Return no name, and the sizes of SHARE or SHARE..SHARE. Raises ValueError."""
+    if text.strip().lower() == 'none':
+        raise ValueError("'none' is no limit of the total: give a size, such as 85%")
+    return '', parse_sizes(text)
+
+
+def parse_kind(text: str) -> str:
+    """Return rss or pss. Raises ValueError."""
+    kind = text.strip().lower()
+    if kind not in ('rss', 'pss'):
+        raise ValueError(f'{text!r} is no kind of memory: give rss, or pss')
+    if kind == 'pss' and not os.path.exists('/proc/self/smaps_rollup'):
+        raise ValueError('this system does not tell the PSS: there is no /proc/self/smaps_rollup')
+    return kind
+
+
+def parse_rate(text: str) -> Rate:
+    """Return the count and the seconds of COUNT/DURATION. Raises ValueError."""
+    count, _, duration = text.partition('/')
+    if not re.fullmatch(r'\s*[0-9]{1,9}\s*', count) or not int(count) or not duration:
+        raise ValueError(f'{text!r} is not N/DURATION with an N above 0, such as 3/1h')
+    return Rate(int(count), parse_duration(duration))
 
 
 def parse_line(text: str) -> str:
@@ -194,11 +278,11 @@ class UsageError(Exception):
 
 
 class Limit(NamedTuple):
-    """The size that processes must not exceed, and the option that set it."""
+    """The sizes that processes must not exceed, and the option that set them."""
 
-    option: str   # the option's long name: program, groupname or any
+    option: str   # the option's long name: program, groupname, any or total
     pattern: str  # of the names that it covers
-    size: int     # bytes
+    sizes: Sizes
     given: str    # the option as it was given, such as -p web=200MB
 
 
@@ -206,7 +290,12 @@ class Options(NamedTuple):
     """The command line as parse_args read it."""
 
     limits: tuple[Limit, ...]
+    total: Limit | None
     cumulative: bool
+    kind: str
+    patience: int  # seconds
+    restarts: Rate | None
+    dry_run: bool
     email: tuple[str, ...]
     sendmail_program: str
     uptime: float  # seconds
@@ -215,6 +304,12 @@ class Options(NamedTuple):
     check: bool
     help: bool
     version: bool
+
+    @property
+    def uses_percent(self) -> bool:
+        """Whether any limit depends on the memory of the machine."""
+        return any(size and size.percent for limit in (*self.limits, self.total) if limit
+                   for size in limit.sizes or ())
 
 
 class Option(NamedTuple):
@@ -225,14 +320,20 @@ class Option(NamedTuple):
     parse: Callable[[str], Any] | None = None
     default: Any = False
     repeats: bool = False
+    field: str = ''  # of Options; if empty, the name
 
 
 # getopt accepts any unambiguous prefix of a long option, --group and --sendmail among them.
 OPTIONS = (
-    Option('p', 'program', parse_name_and_size, default=(), repeats=True),
-    Option('g', 'groupname', parse_name_and_size, default=(), repeats=True),
+    Option('p', 'program', parse_name_and_limit, default=(), repeats=True),
+    Option('g', 'groupname', parse_name_and_limit, default=(), repeats=True),
     Option('a', 'any', parse_any, default=()),
+    Option('t', 'total', parse_total, default=()),
     Option('c', 'cumulative'),
+    Option('k', 'kind', parse_kind, default='rss'),
+    Option('f', 'for', parse_duration, default=0, field='patience'),
+    Option('r', 'restarts', parse_rate, default=None),
+    Option('', 'dry-run', field='dry_run'),
     Option('m', 'email', parse_addresses, default=(), repeats=True),
     Option('s', 'sendmail_program', parse_command, default='/usr/sbin/sendmail -t -i'),
     Option('u', 'uptime', parse_duration, default=float('inf')),
@@ -265,10 +366,15 @@ def parse_args(argv: Sequence[str]) -> Options:
         value = parse_value(option, flag, text)
         values[option.name] = values[option.name] + value if option.repeats else value
     limits = (*values['program'], *values['groupname'], *values['any'])
-    if not (limits or values['check'] or values['help'] or values['version']):
-        raise UsageError('nothing to watch: give a limit with -p, -g or -a, such as -a 200MB; '
+    total = values['total'][0] if values['total'] else None
+    is_watching = total or any(limit.sizes for limit in limits)
+    if not (is_watching or values['check'] or values['help'] or values['version']):
+        raise UsageError('nothing to watch: give a limit with -p, -g, -a or -t, such as -a 200MB; '
                          'see memmon --help')
-    return Options(limits, **{name: values[name] for name in Options._fields if name in values})
+    fields: dict[str, Any] = {option.field or option.name: values[option.name]
+                              for option in OPTIONS}
+    fields.update(limits=limits, total=total)
+    return Options(**{name: fields[name] for name in Options._fields})
 
 
 def parse_value(option: Option, flag: str, text: str) -> Any:
@@ -279,9 +385,9 @@ def parse_value(option: Option, flag: str, text: str) -> Any:
         value = option.parse(text)
     except ValueError as error:
         raise UsageError(f'{flag}: {error}') from None
-    if option.name in LIMIT_OPTIONS:
-        pattern, size = value
-        return (Limit(option.name, pattern, size, f'{flag} {text}'),)
+    if option.name in (*LIMIT_OPTIONS, 'total'):
+        pattern, sizes = value
+        return (Limit(option.name, pattern, sizes, f'{flag} {text}'),)
     return value
 
 
@@ -494,6 +600,91 @@ def measure_rss(processes: Processes, pid: int, cumulative: bool) -> int | None:
     return rss + sum(processes.rss(child) or 0 for child in tree(processes, pid)[1:])
 
 
+def read_pss(pid: int) -> int:
+    """Return the PSS of a process in bytes: 6 ms for each GB. Raises OSError, ValueError."""
+    with open(f'/proc/{pid}/smaps_rollup', 'rb') as rollup:
+        for line in rollup:
+            if line.startswith(b'Pss:'):
+                return int(line.split()[1]) * 1024
+    raise ValueError('no Pss in smaps_rollup')
+
+
+def measure_pss(processes: Processes, pids: Iterable[int]) -> tuple[int, list[int]]:
+    """Return the PSS of processes in bytes, and the pids of those whose RSS had to do."""
+    total, unread = 0, []
+    for pid in pids:
+        try:
+            total += read_pss(pid)
+        except (OSError, ValueError):
+            rss = processes.rss(pid)
+            total += rss or 0
+            unread += [pid] if rss else []
+    return total, unread
+
+
+def read_machine_memory() -> int:
+    """Return the memory of this machine, or of its container if that is less, in bytes."""
+    machine = os.sysconf('SC_PHYS_PAGES') * PAGE_BYTES
+    try:
+        return min([machine, *read_cgroup_limits()])
+    except OSError:
+        return machine  # not Linux
+
+
+def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
+    """Return the limits of memory, in bytes, that the own control groups set.
+
+    In version 2, each group up to the root may set one. In version 1, hierarchical_memory_limit
+    takes those above into account. See cgroups(7) and proc(5). Raises OSError.
+    """
+    with open(f'{proc}/cgroup', encoding='utf-8', errors='surrogateescape') as file:
+        groups = [line.rstrip('\n').split(':', 2) for line in file]
+    with open(f'{proc}/mountinfo', encoding='utf-8', errors='surrogateescape') as file:
+        mounts = [line.split() for line in file]
+    limits = []
+    for mount in mounts:
+        root, point = (re.sub(r'\\([0-7]{3})', unescape, field) for field in mount[3:5])
+        kind, _, options = mount[mount.index('-') + 1:][:3]
+        for _, controllers, path in groups:
+            directory = point + (path[len(root.rstrip('/')):] if is_below(path, root) else '')
+            if kind == 'cgroup2' and not controllers:
+                limits += read_memory_max(directory, point)
+            elif kind == 'cgroup' and 'memory' in controllers.split(',') and (
+                    'memory' in options.split(',')):
+                limits += read_hierarchical_limit(directory)
+    return limits
+
+
+def unescape(match: re.Match[str]) -> str:
+    """Return the character of an octal escape such as those in mountinfo."""
+    return chr(int(match.group(1), 8))
+
+
+def is_below(path: str, root: str) -> bool:
+    """Tell whether a path is a directory or something in it."""
+    return f'{path}/'.startswith(root.rstrip('/') + '/')
+
+
+def read_memory_max(directory: str, point: str) -> list[int]:
+    """Return the limits of a control group of version 2 and of those above it."""
+    limits = []
+    while is_below(directory, point):
+        with contextlib.suppress(OSError, ValueError):  # the root has none; others say max
+            with open(f'{directory}/memory.max', encoding='ascii') as file:
+                limits.append(int(file.read()))
+        directory = os.path.dirname(directory.rstrip('/'))
+    return limits
+
+
+def read_hierarchical_limit(directory: str) -> list[int]:
+    """Return the limit of a control group of version 1, and of those above it."""
+    with contextlib.suppress(OSError):
+        with open(f'{directory}/memory.stat', encoding='ascii') as file:
+            return [int(line.split()[1]) for line in file
+                    if line.startswith('hierarchical_memory_limit ')]
+    return []
+
+
 def ancestors(table: ProcessTable, pid: int) -> list[int]:
     """Return a process and those above it, as far as the table shows them."""
     pids: list[int] = []
@@ -556,7 +747,8 @@ class DeadlineSocket(socket.socket):
         return super().recv_into(*args)
 
 
-def connect(get_connection: Callable[[], http.client.HTTPConnection]) -> http.client.HTTPConnection:
+def connect(get_connection: Callable[[], http.client.HTTPConnection]
+            ) -> http.client.HTTPConnection:
     """Return an open connection that has 10 seconds for all that is read from it."""
     connection = get_connection()
     deadline = time.monotonic() + RPC_TIMEOUT_SECS
@@ -700,8 +892,8 @@ def parse_server(env: Mapping[str, str]) -> Server:
         parts = urllib.parse.urlsplit('')
     if not (server.url.startswith('unix://') and server.url[len('unix://'):]
             or server.url.startswith('http://') and parts.hostname):
-        raise UsageError(f"the URL of supervisord is {show_url(server.url)!r}: it has to be unix://PATH or "
-                         'http://HOST:PORT')
+        raise UsageError(f'the URL of supervisord is {show_url(server.url)!r}: it has to be '
+                         'unix://PATH or http://HOST:PORT')
     return server
 
 
@@ -711,44 +903,172 @@ class Reading(NamedTuple):
     """One measurement of one process, with the limit that applies to it."""
 
     process: Process
-    limit: Limit | None
-    memory: int | None  # bytes; None: not known
-    uptime: int         # seconds
+    uptime: int                    # seconds
+    with_descendants: bool         # whether the memory is theirs as well
+    rss: int | None = None         # bytes, as are all the others; None: not known
+    pss: int | None = None         # None: the RSS counts
+    limit: Limit | None = None     # None: none applies
+    size: int | None = None        # what the limit comes to; None: exempt
+    urgent: int | None = None      # the second size of the limit
+    total: int | None = None       # what all use, where that is what the limit is for
 
+    @property
+    def memory(self) -> int | None:
+        """What counts, in bytes."""
+        return self.rss if self.pss is None else self.pss
 
-def measure(processes: Processes, process: Process, limit: Limit | None, cumulative: bool,
-            now: int) -> Reading:
-    """Return a reading of a process that is known to be a child of supervisord."""
-    memory = measure_rss(processes, process.pid, cumulative)
-    return Reading(process, limit, memory, now - process.start)
-
-
-def measure_child(table: ProcessTable, supervisord_pid: int, process: Process,
-                  limit: Limit | None, cumulative: bool, now: int) -> Reading:
-    """Return a reading of a process; its memory is not known unless supervisord is its parent.
-
-    A supervisord in another PID namespace, or on another machine, has pids that mean others here.
-    """
-    if process.pid in table.children(supervisord_pid):
-        return measure(table, process, limit, cumulative, now)
-    return Reading(process, limit, None, now - process.start)
+    @property
+    def judged(self) -> int | None:
+        """What the limit is for, in bytes: the memory of the process, or of all."""
+        return self.memory if self.total is None else self.total
 
 
 HIDDEN = ('it is hidden from this user (hidepid), or supervisord is in another PID namespace or '
           'on another machine')
 
 
+def measure_again(processes: Processes, supervisord_pid: int, reading: Reading, kind: str
+                  ) -> Reading:
+    """Return a reading as it is now; of memory not known unless supervisord is the parent.
+
+    A supervisord in another PID namespace, or on another machine, has pids that mean others here.
+    """
+    process = reading.process
+    reading = reading._replace(uptime=int(time.time()) - process.start, rss=None, pss=None)
+    if process.pid in processes.children(supervisord_pid):
+        reading = reading._replace(
+            rss=measure_rss(processes, process.pid, reading.with_descendants))
+        if reading.total is not None:
+            reading = reading._replace(total=measure_total(processes, supervisord_pid, kind))
+        if kind == 'pss' and reading.rss is not None:
+            reading, _ = count_pss(processes, reading)
+    return reading
+
+
+def measure_total(processes: Processes, supervisord_pid: int, kind: str) -> int:
+    """Return the memory of all descendants of supervisord in bytes, each counted once."""
+    pids = tree(processes, supervisord_pid)[1:]
+    if kind == 'pss':
+        return measure_pss(processes, pids)[0]
+    return sum(processes.rss(pid) or 0 for pid in pids)
+
+
+def count_pss(processes: Processes, reading: Reading) -> tuple[Reading, list[int]]:
+    """Return a reading in which the PSS counts, and the pids of which it could not be read."""
+    pid = reading.process.pid
+    pids = tree(processes, pid) if reading.with_descendants else [pid]
+    pss, unread = measure_pss(processes, pids)
+    return (reading._replace(pss=pss) if len(unread) < len(pids) else reading), unread
+
+
+def exceeds(memory: int | None, size: int | None) -> bool:
+    """Tell whether memory is known to be more than a size."""
+    return memory is not None and size is not None and memory > size
+
+
 def is_over(reading: Reading) -> bool:
-    """Tell whether a process is known to use more than its limit."""
-    return bool(reading.limit and reading.memory is not None
-                and reading.memory > reading.limit.size)
+    """Tell whether the limit is exceeded."""
+    return exceeds(reading.judged, reading.size)
+
+
+def is_urgent(reading: Reading) -> bool:
+    """Tell whether the second size of the limit is exceeded."""
+    return exceeds(reading.judged, reading.urgent)
 
 
 def share_of(reading: Reading) -> float | None:
-    """Return how much of its limit a process uses, 1 being all of it; None if that is not known."""
-    if reading.limit is None or reading.memory is None:
+    """Return how much of the limit is used, 1 being all of it; None if that is not known."""
+    if not reading.size or reading.judged is None:
         return None
-    return reading.memory / reading.limit.size
+    return reading.judged / reading.size
+
+
+def in_bytes(sizes: Sizes, machine: int) -> tuple[int | None, int | None]:
+    """Return what the sizes of a limit come to where there are so many bytes of memory."""
+    size, urgent = sizes or (None, None)
+    return size and size.in_bytes(machine), urgent and urgent.in_bytes(machine)
+
+
+def kind_of(reading: Reading) -> str:
+    """Return what the memory of a reading is: RSS or PSS."""
+    return 'RSS' if reading.pss is None else 'PSS'
+
+
+def describe_memory(reading: Reading) -> str:
+    """Return what a process uses, such as 70.6MB with its descendants."""
+    if reading.memory is None:
+        return 'unknown'
+    return format_size(reading.memory) + ' with its descendants' * reading.with_descendants
+
+
+def describe_use(reading: Reading) -> str:
+    """Return what a process uses, such as RSS 70.6MB."""
+    return f'{kind_of(reading)} {describe_memory(reading)}'
+
+
+def describe_sizes(reading: Reading) -> str:
+    """Return what the limit comes to, such as 200MB, 200MB..300MB or none."""
+    if not reading.limit:
+        return '-'
+    sizes = [format_size(size) for size in (reading.size, reading.urgent) if size is not None]
+    return '..'.join(sizes) or 'none'
+
+
+def describe(reading: Reading) -> str:
+    """Return what exceeds which limit, such as RSS 270.6MB is over 200MB (-a 200MB)."""
+    exceeded = reading.urgent if is_urgent(reading) else reading.size
+    limit = f'{format_size(exceeded or 0)} ({reading.limit.given if reading.limit else ""})'
+    if reading.total is None:
+        return f'{describe_use(reading)} is over {limit}'
+    return f'total {format_size(reading.total)} is over {limit}'
+
+
+def describe_cause(reading: Reading) -> str:
+    """Return why it is this process that is to be restarted."""
+    if reading.total is None:
+        return describe(reading)
+    return (f'{describe(reading)}, and {reading.process.namespec} is the largest with '
+            f'{format_size(reading.memory or 0)}')
+
+
+WITHIN = 'within its limit'
+BRIEF = 'over its limit, but not for long enough'  # -f
+TOO_LOW = 'over a limit that a restart cannot keep'
+HELD = 'held'                                      # -r
+DUE = 'to be restarted'
+
+GROWTH_SINCE_FRESH = 1.5  # what a restart has to be able to gain
+
+
+def judge(reading: Reading, over_secs: float, restarts: int, fresh: int | None,
+          options: Options) -> str:
+    """Return what follows from a reading.
+
+    over_secs: for how long it has been over the limit at each look. restarts: how often memmon has
+    restarted the process within the time of -r. fresh: what it used when memmon had just started
+    it, if that is a reason to leave it alone.
+    """
+    if not is_over(reading):
+        return WITHIN
+    if fresh is not None and (reading.memory or 0) < GROWTH_SINCE_FRESH * fresh:
+        return TOO_LOW
+    if over_secs < options.patience and not is_urgent(reading):
+        return BRIEF
+    if options.restarts and restarts >= options.restarts.times:
+        return HELD
+    return DUE
+
+
+def gains_nothing(reading: Reading, fresh: int | None) -> bool:
+    """Tell whether a restart was of no use: what it started is where the old one was.
+
+    For a limit of its own: over it again. For the total: nearly as large as before.
+    """
+    if fresh is None or reading.memory is None:
+        return False
+    if reading.total is not None:
+        return reading.memory < GROWTH_SINCE_FRESH * fresh
+    return reading.size is not None and fresh > reading.size
 
 
 def program_of(process: Process) -> str:
@@ -896,6 +1216,7 @@ class Job(NamedTuple):
     debt: Debt
     companions: tuple[str, ...] = ()  # namespecs of the other processes of its group
     descendants: tuple[int, ...] = ()  # pids that its reading includes
+    recent: int = 0                    # how often memmon has restarted it within the last hour
 
 
 RESTARTED, LEFT_ALONE = 'restarted', 'left alone'
@@ -966,11 +1287,11 @@ def is_alive(pid: int) -> bool:
 class Restarter:
     """What restarts processes: in any number of threads, each process in one."""
 
-    def __init__(self, server: Server, supervisord_pid: int, cumulative: bool,
+    def __init__(self, server: Server, supervisord_pid: int, kind: str,
                  has_gone: Callable[[], bool]) -> None:
         self.server = server
         self.supervisord_pid = supervisord_pid
-        self.cumulative = cumulative
+        self.kind = kind  # of the memory that counts
         self.has_gone = has_gone  # tells whether the listener has: then nothing new is begun
 
     def restart(self, job: Job) -> tuple[Job, Result]:
@@ -995,14 +1316,13 @@ class Restarter:
             table = read_process_table()
         except MeasureError as error:
             raise Refusal(LEFT_ALONE, f'it could not be measured again: {error}') from None
-        reading = measure_child(table, self.supervisord_pid, process, job.reading.limit,
-                                self.cumulative, int(time.time()))
-        job = job._replace(reading=reading)
+        reading = measure_again(table, self.supervisord_pid, job.reading, self.kind)
         if reading.memory is None:
             raise Refusal(LEFT_ALONE, 'it could not be measured again')
         if not is_over(reading):
-            raise Refusal(LEFT_ALONE, f'it uses {format_size(reading.memory)} now')
-        return job._replace(descendants=tuple(tree(table, process.pid)[1:]) * self.cumulative)
+            raise Refusal(LEFT_ALONE, f'now it is {describe_use(reading)}')
+        pids = tree(table, process.pid)[1:] if reading.with_descendants else []
+        return job._replace(reading=reading, descendants=tuple(pids))
 
     def check_same_run(self, process: Process) -> None:
         """Raise Refusal unless supervisord still shows the process that was measured."""
@@ -1139,8 +1459,8 @@ class Restarter:
         except MeasureError as error:
             log.warning('%s could not be measured after its restart: %s', seen.namespec, error)
             return result
-        fresh = measure_child(table, self.supervisord_pid, seen, job.reading.limit,
-                              self.cumulative, int(time.time()))
+        fresh = measure_again(table, self.supervisord_pid, job.reading._replace(process=seen),
+                              self.kind)
         survivors = [(pid, rss) for pid in set(job.descendants) - set(tree(table, seen.pid))
                      for rss in [table.rss(pid)] if rss]  # a zombie has none
         return result._replace(fresh=fresh.memory, survivors=tuple(sorted(survivors)))
@@ -1166,25 +1486,21 @@ def reason_of(error: Exception) -> str:
 
 # Report: log lines and mail.
 
-def describe_use(reading: Reading) -> str:
-    """Return what a process uses of its limit, such as RSS 70.6MB of 100MB (-p queue=100MB)."""
-    assert reading.limit
-    memory = 'unknown' if reading.memory is None else format_size(reading.memory)
-    return f'RSS {memory} of {format_size(reading.limit.size)} ({reading.limit.given})'
+def describe_limits(options: Options) -> str:
+    """Return the limits as they were given."""
+    limits = [*options.limits, *([options.total] if options.total else [])]
+    return ', '.join(limit.given for limit in limits)
 
 
-def describe(reading: Reading, cumulative: bool) -> str:
-    """Return what a process uses of which limit, such as RSS 270.6MB is over 200MB (-a 200MB)."""
-    assert reading.limit and reading.memory is not None
-    return (f'RSS {format_size(reading.memory)}{" with its descendants" * cumulative} is over '
-            f'{format_size(reading.limit.size)} ({reading.limit.given})')
-
-
-def describe_gain(reading: Reading, result: Result) -> str:
+def describe_restart(job: Job, result: Result) -> str:
     """Return what became of a process and its memory, as the end of a sentence."""
+    reading = job.reading
     parts = [result.why]
     if result.fresh is not None and reading.memory is not None:
-        parts.append(f', RSS {format_size(reading.memory)} -> {format_size(result.fresh)}')
+        parts.append(f', {kind_of(reading)} {format_size(reading.memory)} -> '
+                     f'{format_size(result.fresh)}')
+    if result.outcome == RESTARTED and job.recent:
+        parts.append(f', restart {job.recent + 1} within the hour')
     if result.survivors:
         alive = ', '.join(f'pid {pid} ({format_size(rss)})' for pid, rss in result.survivors)
         parts.append(f'; still alive after the stop: {alive}; to stop them as well, put '
@@ -1192,22 +1508,87 @@ def describe_gain(reading: Reading, result: Result) -> str:
     return ''.join(parts)
 
 
-def report(options: Options, job: Job, result: Result) -> None:
-    """Log what became of a restart, and mail it if it should be mailed."""
-    reading = job.reading
-    level = logging.ERROR if result.outcome in (STOP_FAILED, START_FAILED) else logging.INFO
-    log.log(level, '%s %s: %s, uptime %s; %s', result.outcome, reading.process.namespec,
-            describe(reading, options.cumulative), format_duration(reading.uptime),
-            describe_gain(reading, result))
-    if options.email and should_mail(options, job, result):
-        send_mail(options, write_mail(options, reading, result))
+def describe_futility(job: Job, result: Result) -> str:
+    """Return why a restart was of no use; empty if it was."""
+    reading, fresh = job.reading, result.fresh
+    if not gains_nothing(reading, fresh) or fresh is None or not reading.limit:
+        return ''
+    until = f'memmon leaves it alone until it uses {format_size(fresh * GROWTH_SINCE_FRESH)}'
+    if reading.total is not None:
+        return (f'a restart does not help: the program needs {kind_of(reading)} '
+                f'{format_size(fresh)} when it is fresh; {until}')
+    return (f'the limit is below what the program needs: {kind_of(reading)} {format_size(fresh)} '
+            f'when it is fresh, {format_size(reading.size or 0)} allowed '
+            f'({reading.limit.given}); {until}, or has been below its limit')
 
 
-def should_mail(options: Options, job: Job, result: Result) -> bool:
-    """Tell whether to mail a result: a failure once, a restart after a short enough uptime."""
+class News(NamedTuple):
+    """Something to report about a process."""
+
+    level: int
+    line: str                 # of the log
+    headline: str             # of the mail
+    reading: Reading
+    details: tuple[str, ...] = ()  # lines of the mail
+    is_mailed: bool = True
+
+
+def news_of_restart(options: Options, job: Job, result: Result) -> News:
+    """Return what to report of a restart, or of its failure."""
+    reading, namespec = job.reading, job.reading.process.namespec
+    futility = describe_futility(job, result)
+    story = (f'{describe_cause(reading)}, uptime {format_duration(reading.uptime)}; '
+             f'{describe_restart(job, result)}')
     if result.outcome == RESTARTED:
-        return job.reading.uptime <= options.uptime
-    return result.outcome != LEFT_ALONE and not job.debt.is_reported
+        headline, is_mailed = f'process {namespec} restarted', reading.uptime <= options.uptime
+    else:
+        headline = f'{result.outcome} process {namespec}'
+        is_mailed = result.outcome != LEFT_ALONE and not job.debt.is_reported
+    is_failure = result.outcome in (STOP_FAILED, START_FAILED)
+    return News(
+        logging.ERROR if is_failure else logging.WARNING if futility else logging.INFO,
+        f'{result.outcome} {namespec}: {story}' + f'; {futility}' * bool(futility),
+        headline, reading,
+        (f'new pid:  {result.pid or "none"}',
+         f'reason:   {story}',
+         *[f'warning:  {futility}'] * bool(futility)),
+        is_mailed or bool(futility))
+
+
+def news_of_hold(options: Options, reading: Reading) -> News:
+    """Return what to report of a process that -r keeps from being restarted."""
+    assert options.restarts
+    times = 'once' if options.restarts.times == 1 else f'{options.restarts.times} times'
+    story = (f'{describe_cause(reading)}, uptime {format_duration(reading.uptime)}; memmon has '
+             f'restarted it {times} within {format_duration(options.restarts.secs)}, '
+             'and leaves it running')
+    namespec = reading.process.namespec
+    return News(logging.WARNING, f'held {namespec}: {story}', f'process {namespec} held', reading,
+                (f'reason:   {story}',))
+
+
+def news_of_dry_run(reading: Reading) -> News:
+    """Return what to report of a process that would be restarted but for --dry-run."""
+    namespec = reading.process.namespec
+    return News(logging.INFO, f'would restart {namespec}: {describe_cause(reading)}, uptime '
+                f'{format_duration(reading.uptime)}', f'would restart process {namespec}', reading,
+                (f'reason:   {describe_cause(reading)}',))
+
+
+def needs_delivery(options: Options, news: News) -> bool:
+    """Tell whether news is to be mailed."""
+    return bool(options.email and news.is_mailed)
+
+
+def log_news(news: News) -> None:
+    """Log what there is to report."""
+    log.log(news.level, '%s', news.line)
+
+
+def deliver_news(options: Options, news: News) -> None:
+    """Mail what there is to report, if it is to be mailed."""
+    if needs_delivery(options, news):
+        send_mail(options, write_mail(options, news))
 
 
 # Neither base64 nor quoted-printable: readable for any command that -s may name.
@@ -1215,30 +1596,26 @@ UTF_8 = email.charset.Charset('utf-8')
 UTF_8.body_encoding = None  # type: ignore[assignment]
 
 
-def write_mail(options: Options, reading: Reading, result: Result) -> email.message.Message:
-    """Return the mail that reports a restart, or its failure."""
-    assert reading.limit and reading.memory is not None
-    namespec = reading.process.namespec
-    news = (f'process {namespec} restarted' if result.outcome == RESTARTED
-            else f'{result.outcome} process {namespec}')
+def write_mail(options: Options, news: News) -> email.message.Message:
+    """Return the mail that reports something about a process."""
+    reading = news.reading
     lines = [
-        f'memmon: {news}',
-        '',
-        f'{describe(reading, options.cumulative)}; {describe_gain(reading, result)}',
+        f'memmon: {news.headline}',
         '',
         f'host:     {socket.gethostname()}',
         f'time:     {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}',
         f'uptime:   {format_duration(reading.uptime)}',
-        f'old pid:  {reading.process.pid}',
-        f'new pid:  {result.pid or "none"}',
-        f'RSS:      {format_size(reading.memory)}{" with its descendants" * options.cumulative}',
-        f'limit:    {format_size(reading.limit.size)}',
-        f'set by:   {reading.limit.given}',
+        f'pid:      {reading.process.pid}',
+        f'{kind_of(reading)}:      {describe_memory(reading)}',
+        *([f'total:    {format_size(reading.total)}'] if reading.total is not None else []),
+        f'limit:    {describe_sizes(reading)}',
+        f'set by:   {reading.limit.given if reading.limit else "no option"}',
+        *news.details,
     ]
     mail = email.message.Message()
     mail['To'] = ', '.join(options.email)
-    mail['Subject'] = encode_header(f'memmon [{options.name}]: {news}' if options.name
-                                    else f'memmon: {news}')
+    mail['Subject'] = encode_header(f'memmon [{options.name}]: {news.headline}' if options.name
+                                    else f'memmon: {news.headline}')
     mail.set_payload('\n'.join(lines) + '\n', UTF_8)
     return mail
 
@@ -1291,6 +1668,14 @@ def group_jobs(jobs: Iterable[Job], busy: Iterable[str]) -> list[list[Job]]:
     return [jobs for group, jobs in groups.items() if group not in busy]
 
 
+class Task(NamedTuple):
+    """What a worker is to do."""
+
+    groups: Sequence[Sequence[Job]]
+    news: Sequence[News]   # to deliver
+    supervisord_pid: int
+
+
 class Work:
     """The jobs of a worker, as the worker does them: a thread for each group."""
 
@@ -1304,8 +1689,13 @@ class Work:
         # Mails, and starts that supervisord refuses for long: they hold up no restart.
         self.others = ThreadPoolExecutor(1000)
 
-    def do(self, groups: Sequence[Sequence[Job]]) -> None:
-        """Restart the processes of several groups side by side, those of each group in turn."""
+    def do(self, groups: Sequence[Sequence[Job]], news: Sequence[News]) -> None:
+        """Restart the processes of several groups side by side, those of each group in turn.
+
+        News that has been logged already is delivered.
+        """
+        for item in news:
+            self.others.submit(self.attempt, deliver_news, self.options, item)
         for job in itertools.chain.from_iterable(groups):
             job.debt.tell = self.tell
         for group in groups:
@@ -1332,17 +1722,23 @@ class Work:
             has_failed = has_failed or result.outcome == START_FAILED
             if job.debt.state == NOT_OWED:
                 self.tell(job.debt, result)
-                self.others.submit(self.attempt, report, self.options, job, result)
+                self.others.submit(self.attempt, self.report, job, result)
             else:
                 self.others.submit(self.attempt, self.pay_later, job, result)
 
     def pay_later(self, job: Job, result: Result) -> None:
         """Report that a start fails, go on trying, and report the end of it."""
-        report(self.options, job, result)
+        self.report(job, result)
         job.debt.is_reported = True
         result = self.restarter.pay(job, tries=float('inf'))
         self.tell(job.debt, result)
-        report(self.options, job, result)
+        self.report(job, result)
+
+    def report(self, job: Job, result: Result) -> None:
+        """Report what became of a restart."""
+        news = news_of_restart(self.options, job, result)
+        log_news(news)
+        deliver_news(self.options, news)
 
     def tell(self, debt: Debt, result: Result | None = None) -> None:
         """Tell the listener how a job stands; with a result, that it is done."""
@@ -1391,29 +1787,35 @@ class Workers:
         self.debts: list[Job] = []
         self.is_ending = False
 
-    def dispatch(self, jobs: Sequence[Job], supervisord_pid: int) -> None:
-        """Have the debts paid and processes restarted, except in groups that are busy."""
-        busy = {job.reading.process.group for worker in self.workers for job in worker.jobs
-                if not worker.is_done(job)}
+    def under_way(self) -> list[Job]:
+        """Return the jobs that are not done yet."""
+        return [job for worker in self.workers for job in worker.jobs if not worker.is_done(job)]
+
+    def dispatch(self, jobs: Sequence[Job], news: Sequence[News], supervisord_pid: int) -> None:
+        """Have the debts paid, processes restarted unless their group is busy, news delivered.
+
+        Raises OSError, RuntimeError.
+        """
+        busy = {job.reading.process.group for job in self.under_way()}
         groups = group_jobs([*self.debts, *jobs], busy)
-        if groups:
-            self.start_worker(groups, supervisord_pid)
+        if groups or news:
+            self.start_worker(Task(groups, news, supervisord_pid))
             begun = [id(job) for group in groups for job in group]
             self.debts = [job for job in self.debts if id(job) not in begun]
 
-    def start_worker(self, groups: Sequence[Sequence[Job]], supervisord_pid: int) -> None:
-        """Fork a worker; where that fails, let threads do its work. Raises OSError, RuntimeError."""
-        jobs = list(itertools.chain.from_iterable(groups))
+    def start_worker(self, task: Task) -> None:
+        """Fork a worker; where that fails, let threads do its work."""
+        jobs = list(itertools.chain.from_iterable(task.groups))
         for number, job in enumerate(jobs):
             job.debt.number = number
         reader, writer = os.pipe()
         pid = self.fork()
         if pid == 0:
-            self.work_as_process(groups, supervisord_pid, writer)
+            self.work_as_process(task, writer)
         elif pid:
             os.close(writer)
         else:
-            self.work_in_threads(groups, supervisord_pid, writer)
+            self.work_in_threads(task, writer)
         self.workers.append(Worker(pid, reader, jobs))
 
     def fork(self) -> int | None:
@@ -1426,8 +1828,7 @@ class Workers:
             log.warning('no worker process (%s): the listener restarts in threads', error)
             return None
 
-    def work_as_process(self, groups: Sequence[Sequence[Job]], supervisord_pid: int,
-                        pipe: int) -> None:
+    def work_as_process(self, task: Task, pipe: int) -> None:
         """Do the work of a worker process, and end it."""
         try:
             # What kills the whole process group of memmon, or all that is called memmon, leaves
@@ -1439,32 +1840,30 @@ class Workers:
             os.dup2(null, 0)
             os.dup2(null, 1)
             has_gone = functools.partial(is_orphan, os.getppid())
-            self.work(groups, supervisord_pid, pipe, has_gone)
+            self.work(task, pipe, has_gone)
         except BaseException as error:
             log.error('a worker failed: %s: %s', type(error).__name__, error)
         finally:
             os._exit(0)
 
-    def work_in_threads(self, groups: Sequence[Sequence[Job]], supervisord_pid: int,
-                        pipe: int) -> None:
+    def work_in_threads(self, task: Task, pipe: int) -> None:
         """Do the work of a worker in threads of the listener, which outlive a SIGTERM."""
         signal.signal(signal.SIGTERM, end_quietly)
-        threading.Thread(target=self.work, args=(groups, supervisord_pid, pipe, self.has_gone)
-                         ).start()
+        threading.Thread(target=self.work, args=(task, pipe, self.has_gone)).start()
 
     def has_gone(self) -> bool:
         return self.is_ending
 
-    def work(self, groups: Sequence[Sequence[Job]], supervisord_pid: int, pipe: int,
-             has_gone: Callable[[], bool]) -> None:
-        """Do the jobs of some groups, and close the pipe."""
+    def work(self, task: Task, pipe: int, has_gone: Callable[[], bool]) -> None:
+        """Do a task, and close the pipe."""
         try:
-            restarter = Restarter(self.server, supervisord_pid, self.options.cumulative, has_gone)
-            Work(self.options, restarter, pipe).do(groups)
+            restarter = Restarter(self.server, task.supervisord_pid, self.options.kind, has_gone)
+            Work(self.options, restarter, pipe).do(task.groups, task.news)
         finally:
             os.close(pipe)
 
-    def collect(self, stdin: int, timeout_secs: int | None) -> tuple[bool, list[tuple[Job, Note]]]:
+    def collect(self, stdin: int, timeout_secs: int | None
+                ) -> tuple[bool, list[tuple[Job, Note]]]:
         """Wait for an event, or for news from the workers.
 
         Returns whether there is an event, and the jobs that are done.
@@ -1505,23 +1904,84 @@ def end_quietly(signum: int, frame: FrameType | None) -> None:
 
 # Watch: what is remembered of the processes from tick to tick.
 
+class Watched:
+    """A process of supervisord, and what memmon remembers of it."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.limit: Limit | None = None
+        self.size: int | None = None        # bytes, as is the next; what the limit comes to
+        self.urgent: int | None = None
+        # Of the present run:
+        self.over_since: float | None = None  # seconds of the monotonic clock
+        self.fresh: int | None = None         # bytes, when memmon had started it, if too many
+        self.fresh_total: int | None = None   # likewise, if it was restarted for -t
+        self.told: set[str] = set()           # what has been reported
+        # Of all runs:
+        self.own_pid = 0                      # the last that memmon has started
+        self.restarts: list[float] = []       # by memmon, by the monotonic clock
+
+    @property
+    def is_exempt(self) -> bool:
+        """Whether the process is never to be restarted."""
+        return self.limit is not None and self.limit.sizes is None
+
+    def begin_run(self, process: Process) -> None:
+        """Take over what supervisord shows; forget what was true of another run."""
+        is_new = process.pid != self.process.pid
+        self.process = process
+        if is_new:
+            self.over_since = None
+            self.told.clear()
+        if is_new and process.pid != self.own_pid:
+            self.fresh = self.fresh_total = None
+
+    def note_restart(self, reading: Reading, note: Note, now: float) -> None:
+        """Remember that memmon has restarted the process."""
+        self.restarts = [*self.restarts_within(float('inf'), now, reading.process.pid), now]
+        self.own_pid = note.pid
+        fresh = None if note.fresh < 0 else note.fresh
+        self.fresh = fresh if reading.total is None and gains_nothing(reading, fresh) else None
+        self.fresh_total = fresh if reading.total is not None else None
+
+    def note_reading(self, reading: Reading, now: float) -> None:
+        """Remember since when the process has been over its limit."""
+        if is_over(reading):
+            self.over_since = now if self.over_since is None else self.over_since
+        elif reading.memory is not None and (self.over_since is not None or self.fresh):
+            self.over_since = self.fresh = None
+            self.told.clear()
+
+    def restarts_within(self, secs: float, now: float, pid: int) -> list[float]:
+        """Return the restarts by memmon within some time; none if somebody else started the pid."""
+        if pid != self.own_pid:
+            return []
+        return [restart for restart in self.restarts if restart > now - secs]
+
+
 class Watch:
-    """supervisord's children by name, with the limits that apply to them."""
+    """supervisord's processes by name, with the limits that apply to them."""
 
     def __init__(self, options: Options, server: Server) -> None:
+        self.options = options
         self.limits = Limits(options.limits)
-        self.cumulative = options.cumulative
         self.server = server
         self.supervisord_pid = 0                     # 0: not known yet
         self.itself: frozenset[int] = frozenset()    # the pids of memmon and of what started it
         self.children: frozenset[int] | None = None  # whose names are known; None: ask anew
-        self.watched: list[tuple[Process, Limit]] = []
-        self.members: dict[str, list[str]] = {}      # namespecs, by group
+        self.watched: dict[str, Watched] = {}        # all but memmon, by namespec
+        self.running: list[Watched] = []             # those of them that can be measured
+        self.limited: list[Watched] = []             # those of them that have a limit
+        self.machine = 0                             # bytes; what percentages refer to
+        self.total: int | None = None                # bytes, if there is a limit of the total
+        self.total_since: float | None = None        # over it, by the monotonic clock
+        self.has_told_total = False
+        self.has_told_unread = False
         self.unmatched: list[Limit] | None = None
         self.hidden: list[tuple[str, int]] = []
 
-    def look(self) -> list[Reading]:
-        """Return a reading of each process that has a limit.
+    def look(self) -> tuple[Processes, list[tuple[Watched, Reading]]]:
+        """Return a reading of each process that has a limit, and what else there is to measure.
 
         supervisord is asked only if its children are not those of the last tick. Raises
         MeasureError, Fault, SupervisordError.
@@ -1530,9 +1990,63 @@ class Watch:
         processes, children = self.find_children()
         if children != self.children:
             processes = self.name_children()
-        now = int(time.time())
-        return [measure(processes, process, limit, self.cumulative, now)
-                for process, limit in self.watched]
+        if self.options.uses_percent:
+            self.resolve_limits()
+        now, with_descendants = int(time.time()), self.options.cumulative
+        readings = []
+        for watched in self.limited:
+            process = watched.process
+            rss = measure_rss(processes, process.pid, with_descendants)
+            reading = Reading(process, now - process.start, with_descendants, rss, None,
+                              watched.limit, watched.size, watched.urgent)
+            readings.append((watched, self.count(processes, reading)))
+        return processes, readings
+
+    def look_at_total(self, processes: Processes, now: float
+                      ) -> list[tuple[Watched, Reading]] | None:
+        """Return readings for the limit of the total: of what may be restarted, the largest first.
+
+        None if there is no such limit, or if it is not exceeded.
+        """
+        limit = self.options.total
+        if not limit:
+            return None
+        size, urgent = in_bytes(limit.sizes, self.machine)
+        self.total = measure_total(processes, self.supervisord_pid, 'rss')
+        if self.options.kind == 'pss' and exceeds(self.total, size):
+            self.total = measure_total(processes, self.supervisord_pid, 'pss')
+        if not exceeds(self.total, size):
+            self.total_since, self.has_told_total = None, False
+            return None
+        self.total_since = now if self.total_since is None else self.total_since
+        readings = []
+        for watched in self.running:
+            if not watched.is_exempt:
+                process = watched.process
+                rss = measure_rss(processes, process.pid, True)
+                reading = Reading(process, int(time.time()) - process.start, True, rss, None,
+                                  limit, size, urgent, self.total)
+                readings.append((watched, self.count(processes, reading)))
+        return sorted(readings, key=lambda pair: pair[1].memory or 0, reverse=True)
+
+    def count(self, processes: Processes, reading: Reading) -> Reading:
+        """Return a reading with the PSS, if that is to count and the RSS is over the limit."""
+        if self.options.kind != 'pss' or reading.rss is None or not is_over(reading):
+            return reading
+        reading, unread = count_pss(processes, reading)
+        if unread and not self.has_told_unread:
+            self.has_told_unread = True
+            log.warning('the PSS of %s cannot be read (pid %s): its RSS counts',
+                        reading.process.namespec, ', '.join(map(str, unread)))
+        return reading
+
+    def resolve_limits(self) -> None:
+        """Find out what the limits come to: a container can be resized."""
+        self.machine = read_machine_memory() if self.options.uses_percent else 0
+        for watched in self.running:
+            sizes = watched.limit.sizes if watched.limit else None
+            watched.size, watched.urgent = in_bytes(sizes, self.machine)
+        self.limited = [watched for watched in self.running if watched.size is not None]
 
     def find_children(self) -> tuple[Processes, frozenset[int]]:
         """Return the processes of this machine, and which are supervisord's children."""
@@ -1555,17 +2069,22 @@ class Watch:
         self.itself = self.itself or find_itself(self.supervisord_pid)
         own_groups = {process.group for process in known if process.pid in self.itself}
         others = [process for process in known if process.group not in own_groups]
-        limited = [(process, limit) for process in others
-                   for limit in [self.limits.apply_to(process)] if limit]
+        old, self.watched = self.watched, {}
+        for process in others:
+            watched = old.get(process.namespec) or Watched(process)
+            watched.begin_run(process)
+            watched.limit = self.limits.apply_to(process)
+            self.watched[process.namespec] = watched
         if self.unmatched is None:
-            log.info("watching %d of supervisord's %d processes: %s", len(limited), len(known),
-                     ', '.join(limit.given for limit in self.limits.limits))
+            count = sum(bool(watched.limit or self.options.total) and not watched.is_exempt
+                        for watched in self.watched.values())
+            log.info("watching %d of supervisord's %d processes: %s", count, len(known),
+                     describe_limits(self.options))
         self.warn_of_unmatched(others)
         self.warn_of_hidden(hidden)
-        self.watched = [(process, limit) for process, limit in limited if process.pid in children]
-        self.members = {}
-        for process in known:
-            self.members.setdefault(process.group, []).append(process.namespec)
+        self.running = [watched for watched in self.watched.values()
+                        if watched.process.pid in children]
+        self.resolve_limits()
         self.children = children
         return processes
 
@@ -1587,8 +2106,8 @@ class Watch:
 
     def companions(self, process: Process) -> tuple[str, ...]:
         """Return the namespecs of the other processes of a group."""
-        return tuple(namespec for namespec in self.members.get(process.group, [])
-                     if namespec != process.namespec)
+        return tuple(namespec for namespec, watched in self.watched.items()
+                     if watched.process.group == process.group and namespec != process.namespec)
 
 
 def find_itself(supervisord_pid: int) -> frozenset[int]:
@@ -1637,6 +2156,9 @@ def discard_payload(stdin: TextIO, length: int) -> bool:
     return True
 
 
+Verdict = Tuple[Watched, Reading, str]
+
+
 class Listener:
     """The event listener: one tick after the other."""
 
@@ -1673,39 +2195,114 @@ class Listener:
             is_event, done = self.workers.collect(stdin, timeout_secs)
             self.note(done)
             if self.workers.debts and not is_event:
-                self.dispatch([])
+                self.dispatch([], [])
 
     def note(self, done: Sequence[tuple[Job, Note]]) -> None:
-        """Note what became of restarts: whatever the pids say, names are to be asked anew."""
-        if done:
-            self.watch.children = None
+        """Remember what became of restarts."""
+        for job, note in done:
+            self.watch.children = None  # whatever the pids say: a pid can come back
+            watched = self.watch.watched.get(job.reading.process.namespec)
+            if watched and OUTCOMES[note.outcome] == RESTARTED:
+                watched.note_restart(job.reading, note, time.monotonic())
 
     def tick(self) -> None:
-        """Look at the processes, and have those that are over their limits restarted."""
-        readings: list[Reading] = []
+        """Look at the processes, decide, and have restarted what is to be restarted."""
+        due: list[Verdict] = []
+        news: list[News] = []
         try:
-            readings = self.watch.look()
+            now = time.monotonic()
+            processes, readings = self.watch.look()
+            if log.isEnabledFor(logging.DEBUG):
+                log_readings(readings)
+            verdicts = self.judge_each(readings, now)
+            verdicts += self.judge_total(processes, verdicts, now)
+            due = [verdict for verdict in verdicts if verdict[2] == DUE]
+            news = self.news_of(verdicts)
         except (MeasureError, SupervisordError) as error:
             log.error('nothing checked at this tick: %s', error)
         except Exception as error:
             log.error('nothing checked at this tick: %s: %s', type(error).__name__,
                       reason_of(error))
-        if log.isEnabledFor(logging.DEBUG):
-            self.log_readings(readings)
-        self.dispatch([reading for reading in readings if is_over(reading)])
+        self.dispatch(due if not self.options.dry_run else [], news)
 
-    def log_readings(self, readings: Sequence[Reading]) -> None:
-        """Log what each process uses."""
-        for reading in readings:
-            log.debug('%s: %s', reading.process.namespec, describe_use(reading))
+    def judge_each(self, readings: Sequence[tuple[Watched, Reading]], now: float) -> list[Verdict]:
+        """Return what follows for each process that is over its own limit."""
+        verdicts = []
+        for watched, reading in readings:
+            watched.note_reading(reading, now)
+            if is_over(reading):
+                since, fresh = watched.over_since, watched.fresh
+                verdicts.append(self.judge(watched, reading, since, fresh, now))
+        return verdicts
 
-    def dispatch(self, due: Sequence[Reading]) -> None:
-        """Have processes restarted, and debts paid."""
-        jobs = [Job(reading, Debt(), self.watch.companions(reading.process)) for reading in due]
+    def judge_total(self, processes: Processes, verdicts: Sequence[Verdict], now: float
+                    ) -> list[Verdict]:
+        """Return what follows from the limit of the total: at most one process is due.
+
+        And none as long as restarts for other limits may help.
+        """
+        readings = self.watch.look_at_total(processes, now)
+        under_way = [job for job in self.workers.under_way() if job.reading.total is not None]
+        if readings is None or under_way or any(verdict == DUE for _, _, verdict in verdicts):
+            return []
+        judged = []
+        for watched, reading in readings:
+            since, fresh = self.watch.total_since, watched.fresh_total
+            judged.append(self.judge(watched, reading, since, fresh, now))
+            if judged[-1][2] in (DUE, BRIEF):
+                return judged
+        if not self.watch.has_told_total:
+            self.watch.has_told_total = True
+            log.warning('total %s is over the limit (%s), but there is no process left whose '
+                        'restart would help', format_size(self.watch.total or 0),
+                        self.options.total.given if self.options.total else '')
+        return judged
+
+    def judge(self, watched: Watched, reading: Reading, since: float | None, fresh: int | None,
+              now: float) -> Verdict:
+        """Return what follows from a reading and from what is remembered."""
+        window_secs = self.options.restarts.secs if self.options.restarts else 0
+        restarts = watched.restarts_within(window_secs, now, reading.process.pid)
+        over_secs = now - since if since is not None else 0
+        return watched, reading, judge(reading, over_secs, len(restarts), fresh, self.options)
+
+    def news_of(self, verdicts: Sequence[Verdict]) -> list[News]:
+        """Return what is to be reported of verdicts that lead to no restart, each once."""
+        news = []
+        for watched, reading, verdict in verdicts:
+            if verdict != HELD:
+                watched.told.discard(HELD)
+            if verdict in watched.told:
+                continue
+            if verdict == HELD:
+                news.append(news_of_hold(self.options, reading))
+                watched.told.add(verdict)
+            elif verdict == DUE and self.options.dry_run:
+                news.append(news_of_dry_run(reading))
+                watched.told.add(verdict)
+        return news
+
+    def dispatch(self, due: Sequence[Verdict], news: Sequence[News]) -> None:
+        """Have processes restarted, debts paid and news delivered."""
+        for item in news:
+            log_news(item)
+        now = time.monotonic()
+        jobs = [Job(reading, Debt(), self.watch.companions(reading.process),
+                    recent=len(watched.restarts_within(3600, now, reading.process.pid)))
+                for watched, reading, _ in due]
         try:
-            self.workers.dispatch(jobs, self.watch.supervisord_pid)
+            self.workers.dispatch(
+                jobs, [item for item in news if needs_delivery(self.options, item)],
+                self.watch.supervisord_pid)
         except (OSError, RuntimeError, MemoryError) as error:
             log.error('no restarts before the next tick: %s', reason_of(error))
+
+
+def log_readings(readings: Sequence[tuple[Watched, Reading]]) -> None:
+    """Log what each process uses."""
+    for _, reading in readings:
+        log.debug('%s: %s of %s (%s)', reading.process.namespec, describe_use(reading),
+                  describe_sizes(reading), reading.limit.given if reading.limit else '')
 
 
 def find_server(env: Mapping[str, str]) -> Server:
@@ -1723,8 +2320,7 @@ def find_server(env: Mapping[str, str]) -> Server:
 
 def listen(options: Options, server: Server) -> None:
     """Serve supervisord's events until it closes stdin. Raises HeaderError."""
-    log.info('memmon %s waits for TICK events: %s', __version__,
-             ', '.join(limit.given for limit in options.limits))
+    log.info('memmon %s waits for TICK events: %s', __version__, describe_limits(options))
     listener = Listener(options, server)
     with contextlib.suppress(Fault, SupervisordError):  # the first tick asks again
         listener.watch.supervisord_pid = server.pid()
@@ -1776,37 +2372,51 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     """Return what --check prints, and its status. Raises UsageError."""
     server, file = find_any_server(os.environ)
     try:
-        readings = read_all(server, options)
+        readings, total = read_all(server, options)
     except (Fault, SupervisordError, MeasureError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
-    limits = Limits(options.limits)
     processes = [reading.process for reading in readings]
+    unmatched = Limits(options.limits).unmatched(processes)
     unmeasured = [reading.process.namespec for reading in readings if is_unmeasured(reading)]
-    lines = format_table(sorted(readings, key=rank, reverse=True), bool(options.limits), columns)
-    lines += explain_unmatched(limits.unmatched(processes), processes)
+    lines = format_table(sorted(readings, key=rank, reverse=True), options.kind,
+                         bool(options.limits), columns)
+    lines += explain_unmatched(unmatched, processes)
     if unmeasured:
         lines.append(f'cannot measure {", ".join(unmeasured)}: {HIDDEN}')
     if file:
         lines.append(f'supervisord: {show_url(server.url)}, from {file}')
-    return lines, 2 if unmeasured else int(any(map(is_over, readings)))
+    if total:
+        lines.append(f'total: {options.kind.upper()} {format_size(total.total or 0)} of '
+                     f'{describe_sizes(total)} ({total.limit.given if total.limit else ""}), '
+                     f'{share_of(total):.0%}')
+    is_any_over = any(map(is_over, [*readings, *([total] if total else [])]))
+    return lines, 2 if unmeasured else int(is_any_over)
 
 
-def read_all(server: Server, options: Options) -> list[Reading]:
-    """Return a reading of each process of supervisord.
+def read_all(server: Server, options: Options) -> tuple[list[Reading], Reading | None]:
+    """Return a reading of each process of supervisord, and one of the total if that has a limit.
 
     Raises Fault, SupervisordError, MeasureError.
     """
     limits = Limits(options.limits)
     supervisord_pid = server.pid()
-    now = int(time.time())
+    machine = read_machine_memory()
     for _ in range(2):  # a second time if a process cannot be measured: it may just have ended
         processes = server.processes()
         table = read_process_table()
-        readings = [measure_child(table, supervisord_pid, process, limits.apply_to(process),
-                                  options.cumulative, now) for process in processes]
+        readings = []
+        for process in processes:
+            limit = limits.apply_to(process)
+            sizes = in_bytes(limit.sizes if limit else None, machine)
+            reading = Reading(process, 0, options.cumulative, None, None, limit, *sizes)
+            readings.append(measure_again(table, supervisord_pid, reading, options.kind))
         if not any(map(is_unmeasured, readings)):
             break
-    return readings
+    if not options.total or not readings:
+        return readings, None
+    total = measure_total(table, supervisord_pid, options.kind)
+    return readings, Reading(readings[0].process, 0, True, None, None, options.total,
+                             *in_bytes(options.total.sizes, machine), total)
 
 
 def is_unmeasured(reading: Reading) -> bool:
@@ -1820,9 +2430,10 @@ def rank(reading: Reading) -> tuple[float, int]:
     return (-1 if share is None else share, -1 if reading.memory is None else reading.memory)
 
 
-def format_table(readings: Sequence[Reading], with_limits: bool, columns: int) -> list[str]:
+def format_table(readings: Sequence[Reading], kind: str, with_limits: bool, columns: int
+                 ) -> list[str]:
     """Return the lines of a table; its last column is a bar as long as there is room."""
-    rows = [['PROCESS', 'PID', 'UPTIME', 'RSS', 'LIMIT', 'SET BY', 'USED']]
+    rows = [['PROCESS', 'PID', 'UPTIME', kind.upper(), 'LIMIT', 'SET BY', 'USED']]
     rows += [format_row(reading) for reading in readings]
     if not with_limits:
         rows = [row[:4] for row in rows]
@@ -1839,16 +2450,15 @@ def format_table(readings: Sequence[Reading], with_limits: bool, columns: int) -
 
 def format_row(reading: Reading) -> list[str]:
     """Return the cells of a row of the table."""
-    process, limit, memory, uptime = reading
-    share = share_of(reading)
+    process, share = reading.process, share_of(reading)
     unknown = 'unknown' if process.pid else '-'
     return [
         process.namespec,
         str(process.pid or '-'),
-        format_duration(uptime) if process.pid else process.statename,
-        unknown if memory is None else format_size(memory),
-        format_size(limit.size) if limit else '-',
-        limit.given if limit else 'no option',
+        format_duration(reading.uptime) if process.pid else process.statename,
+        unknown if reading.memory is None else format_size(reading.memory),
+        describe_sizes(reading),
+        reading.limit.given if reading.limit else 'no option',
         '-' if share is None else f'{share:.0%}',
     ]
 
