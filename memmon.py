@@ -19,6 +19,10 @@ Usage: memmon [options]
   -f, --for DURATION         restart only what has been over its limit for so
                              long
   -r, --restarts N/DURATION  restart a process at most N times in DURATION: 3/1h
+  -o, --on EVENT=COMMAND     run COMMAND at an EVENT: before (a restart; exit
+                             status 75 puts it off), after, failed, held, warn
+  -w, --warn PERCENT         report once when a process reaches PERCENT of its
+                             limit
       --dry-run              report what would be restarted; restart nothing
   -m, --email ADDRESS        mail ADDRESS about restarts and failures; separate
                              several with commas, or repeat the option
@@ -50,6 +54,7 @@ itself, nor again what uses more than its limit as soon as it is started.
 
 from __future__ import annotations
 
+import array
 import configparser
 import contextlib
 import datetime
@@ -93,6 +98,7 @@ log = logging.getLogger('memmon')
 PS_TIMEOUT_SECS = 10
 RPC_TIMEOUT_SECS = 10
 MAIL_TIMEOUT_SECS = 30
+COMMAND_TIMEOUT_SECS = 600
 
 
 # Values: a string in, a value or a ValueError out; and back, for people to read.
@@ -152,15 +158,18 @@ class Size(NamedTuple):
         return int(machine * self.percent / 100) if self.percent else self.size
 
 
-def parse_share(text: str) -> Size:
-    """Return the size of SIZE or NUMBER%, or NUMBER%% as in supervisord.conf. Raises ValueError."""
-    match = re.fullmatch(r'\s*([0-9]{0,3}\.?[0-9]{1,9})\s*%%?\s*', text)
-    if not match:
-        return Size(parse_size(text))
-    percent = float(match.group(1))
+def parse_percent(text: str) -> float:
+    """Return the number of NUMBER[%], or NUMBER%% as in supervisord.conf. Raises ValueError."""
+    match = re.fullmatch(r'\s*([0-9]{0,3}\.?[0-9]{1,9})\s*%{0,2}\s*', text)
+    percent = float(match.group(1)) if match else 0
     if not 0 < percent <= 100:
-        raise ValueError(f'{text!r} is no share of the memory: give more than 0% and at most 100%')
-    return Size(0, percent)
+        raise ValueError(f'{text!r} is no percentage: give more than 0% and at most 100%')
+    return percent
+
+
+def parse_share(text: str) -> Size:
+    """Return the size of SIZE or PERCENT%. Raises ValueError."""
+    return Size(0, parse_percent(text)) if '%' in text else Size(parse_size(text))
 
 
 def parse_sizes(text: str) -> tuple[Size, Size | None]:
@@ -219,6 +228,18 @@ def parse_rate(text: str) -> Rate:
     if not re.fullmatch(r'\s*[0-9]{1,9}\s*', count) or not int(count) or not duration:
         raise ValueError(f'{text!r} is not N/DURATION with an N above 0, such as 3/1h')
     return Rate(int(count), parse_duration(duration))
+
+
+COMMAND_EVENTS = ('before', 'after', 'failed', 'held', 'warn')
+
+
+def parse_on(text: str) -> tuple[tuple[str, str]]:
+    """Return the event and the shell command of EVENT=COMMAND. Raises ValueError."""
+    event, _, command = text.partition('=')
+    if event.strip() not in COMMAND_EVENTS or not command.strip():
+        raise ValueError(f'{text!r} is not EVENT=COMMAND, where EVENT is one of '
+                         f'{", ".join(COMMAND_EVENTS)}')
+    return ((event.strip(), command),)
 
 
 def parse_line(text: str) -> str:
@@ -295,6 +316,8 @@ class Options(NamedTuple):
     kind: str
     patience: int  # seconds
     restarts: Rate | None
+    on: tuple[tuple[str, str], ...]  # events and commands
+    warn: float                      # percent; 0: never
     dry_run: bool
     email: tuple[str, ...]
     sendmail_program: str
@@ -333,6 +356,8 @@ OPTIONS = (
     Option('k', 'kind', parse_kind, default='rss'),
     Option('f', 'for', parse_duration, default=0, field='patience'),
     Option('r', 'restarts', parse_rate, default=None),
+    Option('o', 'on', parse_on, default=(), repeats=True),
+    Option('w', 'warn', parse_percent, default=0),
     Option('', 'dry-run', field='dry_run'),
     Option('m', 'email', parse_addresses, default=(), repeats=True),
     Option('s', 'sendmail_program', parse_command, default='/usr/sbin/sendmail -t -i'),
@@ -394,43 +419,61 @@ def parse_value(option: Option, flag: str, text: str) -> Any:
 # Commands: running one, its input, its time limit, its end.
 
 class CommandError(Exception):
-    """How a command failed."""
+    """How a command failed, and its exit status if it had one."""
+
+    def __init__(self, how: str, status: int = 0) -> None:
+        super().__init__(how)
+        self.status = status
 
 
 def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
-        output: int = subprocess.PIPE) -> bytes:
+        output: int = subprocess.PIPE, env: Mapping[str, str] | None = None) -> bytes:
     """Run a command with text on its standard input; return what it printed if output is PIPE.
 
-    A string is for the shell. The command gets a session of its own. Raises OSError, and
-    CommandError for an exit status or when time is up; then all of its process group is killed.
+    A string is for the shell. The command gets a session of its own, of which nothing is left
+    when time is up. Raises OSError and CommandError.
     """
     with subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True,
-                          stdin=subprocess.PIPE, stdout=output,
+                          stdin=subprocess.PIPE, stdout=output, env=env,
                           stderr=subprocess.DEVNULL if output == subprocess.PIPE else output
                           ) as child:
         try:
             printed, _ = child.communicate(text, timeout_secs)
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
+            kill_session(child.pid)
             raise CommandError(f'not done after {timeout_secs} seconds, so killed') from None
     if child.returncode < 0:
         raise CommandError(f'killed by signal {-child.returncode}')
     if child.returncode:
-        raise CommandError(f'exit status {child.returncode}')
+        raise CommandError(f'exit status {child.returncode}', child.returncode)
     return printed or b''
 
 
-def run_and_relay(command: str, timeout_secs: int, text: bytes = b'') -> None:
-    """Run a shell command as run does, and copy what it prints to stderr.
+def kill_session(session: int) -> None:
+    """Kill all processes of a session; where there is no /proc, of its first process group."""
+    os.killpg(session, signal.SIGKILL)
+    with contextlib.suppress(FileNotFoundError):
+        for pid in map(int, filter(str.isdigit, os.listdir('/proc'))):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(pid) == session:
+                    os.kill(pid, signal.SIGKILL)
 
-    The copying is ours: a command that printed to a stderr which supervisord has closed would be
-    killed by SIGPIPE.
+
+def run_for_user(command: str, timeout_secs: int, text: bytes = b'',
+                 variables: Mapping[str, str] | None = None) -> None:
+    """Run a shell command of the user as run does, and copy what it prints to stderr.
+
+    Variables are added to its environment, from which supervisord's password is taken. The copying
+    is ours: a command that printed to a stderr which supervisord has closed would be killed by
+    SIGPIPE.
     """
+    env = {**os.environ, **(variables or {})}
+    env.pop('SUPERVISOR_PASSWORD', None)
     reader, writer = os.pipe()
     relay = threading.Thread(target=copy_to_stderr, args=(reader,), daemon=True)
     try:
         relay.start()
-        run(command, timeout_secs, text, writer)
+        run(command, timeout_secs, text, writer, env)
     finally:
         os.close(writer)
         relay.join(1)  # longer only if something in the background still holds the pipe
@@ -976,6 +1019,12 @@ def is_urgent(reading: Reading) -> bool:
     return exceeds(reading.judged, reading.urgent)
 
 
+def is_near(reading: Reading, percent: float) -> bool:
+    """Tell whether so much of the limit is used; 0 percent means never."""
+    share = share_of(reading)
+    return bool(percent and share is not None and share * 100 >= percent)
+
+
 def share_of(reading: Reading) -> float | None:
     """Return how much of the limit is used, 1 being all of it; None if that is not known."""
     if not reading.size or reading.judged is None:
@@ -1032,6 +1081,7 @@ def describe_cause(reading: Reading) -> str:
 
 
 WITHIN = 'within its limit'
+NEAR = 'near its limit'                            # -w
 BRIEF = 'over its limit, but not for long enough'  # -f
 TOO_LOW = 'over a limit that a restart cannot keep'
 HELD = 'held'                                      # -r
@@ -1049,7 +1099,7 @@ def judge(reading: Reading, over_secs: float, restarts: int, fresh: int | None,
     it, if that is a reason to leave it alone.
     """
     if not is_over(reading):
-        return WITHIN
+        return NEAR if is_near(reading, options.warn) else WITHIN
     if fresh is not None and (reading.memory or 0) < GROWTH_SINCE_FRESH * fresh:
         return TOO_LOW
     if over_secs < options.patience and not is_urgent(reading):
@@ -1217,9 +1267,11 @@ class Job(NamedTuple):
     companions: tuple[str, ...] = ()  # namespecs of the other processes of its group
     descendants: tuple[int, ...] = ()  # pids that its reading includes
     recent: int = 0                    # how often memmon has restarted it within the last hour
+    course: str = ''                   # of its memory
+    is_put_off: bool = False           # its restart has been put off, and that was reported
 
 
-RESTARTED, LEFT_ALONE = 'restarted', 'left alone'
+RESTARTED, LEFT_ALONE, PUT_OFF = 'restarted', 'left alone', 'put off'
 STOP_FAILED, START_FAILED = 'failed to stop', 'failed to start'
 
 
@@ -1284,14 +1336,42 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def run_commands(options: Options, event: str, reading: Reading, reason: str, new_pid: int = 0
+                 ) -> int:
+    """Run the user's commands for an event, and log how they fail; return the last exit status."""
+    variables = {
+        'MEMMON_EVENT': event,
+        'MEMMON_PROCESS': reading.process.namespec,
+        'MEMMON_GROUP': reading.process.group,
+        'MEMMON_NAME': reading.process.name,
+        'MEMMON_PID': str(reading.process.pid),
+        'MEMMON_NEW_PID': str(new_pid or ''),
+        'MEMMON_MEMORY': '' if reading.memory is None else str(reading.memory),
+        'MEMMON_LIMIT': '' if reading.size is None else str(reading.size),
+        'MEMMON_UPTIME': str(reading.uptime),
+        'MEMMON_REASON': first_and_last_line(reason),
+    }
+    status = 0
+    for command in [command for name, command in options.on if name == event]:
+        try:
+            run_for_user(command, COMMAND_TIMEOUT_SECS, variables=variables)
+        except (OSError, ValueError, CommandError) as error:
+            status = getattr(error, 'status', 0)
+            if event == 'before' and status == os.EX_TEMPFAIL:
+                break
+            log.error('%s: the command %r of -o %s failed: %s', reading.process.namespec, command,
+                      event, error)
+    return status
+
+
 class Restarter:
     """What restarts processes: in any number of threads, each process in one."""
 
-    def __init__(self, server: Server, supervisord_pid: int, kind: str,
+    def __init__(self, server: Server, supervisord_pid: int, options: Options,
                  has_gone: Callable[[], bool]) -> None:
         self.server = server
         self.supervisord_pid = supervisord_pid
-        self.kind = kind  # of the memory that counts
+        self.options = options
         self.has_gone = has_gone  # tells whether the listener has: then nothing new is begun
 
     def restart(self, job: Job) -> tuple[Job, Result]:
@@ -1303,6 +1383,7 @@ class Restarter:
         try:
             if job.debt.state == NOT_OWED:
                 job = self.look_again(job)
+                self.run_before(job.reading)
                 self.stop(job)
         except Refusal as refusal:
             return job, Result(*refusal.args)
@@ -1316,13 +1397,19 @@ class Restarter:
             table = read_process_table()
         except MeasureError as error:
             raise Refusal(LEFT_ALONE, f'it could not be measured again: {error}') from None
-        reading = measure_again(table, self.supervisord_pid, job.reading, self.kind)
+        reading = measure_again(table, self.supervisord_pid, job.reading, self.options.kind)
         if reading.memory is None:
             raise Refusal(LEFT_ALONE, 'it could not be measured again')
         if not is_over(reading):
             raise Refusal(LEFT_ALONE, f'now it is {describe_use(reading)}')
         pids = tree(table, process.pid)[1:] if reading.with_descendants else []
         return job._replace(reading=reading, descendants=tuple(pids))
+
+    def run_before(self, reading: Reading) -> None:
+        """Run the commands that come before a restart; raise Refusal if one asks to wait."""
+        status = run_commands(self.options, 'before', reading, describe_cause(reading))
+        if status == os.EX_TEMPFAIL and not is_urgent(reading):
+            raise Refusal(PUT_OFF, 'the command of -o before asks to wait')
 
     def check_same_run(self, process: Process) -> None:
         """Raise Refusal unless supervisord still shows the process that was measured."""
@@ -1460,7 +1547,7 @@ class Restarter:
             log.warning('%s could not be measured after its restart: %s', seen.namespec, error)
             return result
         fresh = measure_again(table, self.supervisord_pid, job.reading._replace(process=seen),
-                              self.kind)
+                              self.options.kind)
         survivors = [(pid, rss) for pid in set(job.descendants) - set(tree(table, seen.pid))
                      for rss in [table.rss(pid)] if rss]  # a zombie has none
         return result._replace(fresh=fresh.memory, survivors=tuple(sorted(survivors)))
@@ -1523,72 +1610,77 @@ def describe_futility(job: Job, result: Result) -> str:
 
 
 class News(NamedTuple):
-    """Something to report about a process."""
+    """Something to report."""
 
     level: int
-    line: str                 # of the log
-    headline: str             # of the mail
-    reading: Reading
-    details: tuple[str, ...] = ()  # lines of the mail
-    is_mailed: bool = True
+    line: str                       # of the log
+    subject: str = ''               # of the mail; empty: there is none
+    reading: Reading | None = None  # of the process that it is about
+    new_pid: int | None = None      # 0: the process does not run
+    course: str = ''                # of the memory
+    event: str = ''                 # for which the user may have commands
 
 
 def news_of_restart(options: Options, job: Job, result: Result) -> News:
     """Return what to report of a restart, or of its failure."""
-    reading, namespec = job.reading, job.reading.process.namespec
-    futility = describe_futility(job, result)
-    story = (f'{describe_cause(reading)}, uptime {format_duration(reading.uptime)}; '
-             f'{describe_restart(job, result)}')
-    if result.outcome == RESTARTED:
-        headline, is_mailed = f'process {namespec} restarted', reading.uptime <= options.uptime
-    else:
-        headline = f'{result.outcome} process {namespec}'
-        is_mailed = result.outcome != LEFT_ALONE and not job.debt.is_reported
-    is_failure = result.outcome in (STOP_FAILED, START_FAILED)
-    return News(
-        logging.ERROR if is_failure else logging.WARNING if futility else logging.INFO,
-        f'{result.outcome} {namespec}: {story}' + f'; {futility}' * bool(futility),
-        headline, reading,
-        (f'new pid:  {result.pid or "none"}',
-         f'reason:   {story}',
-         *[f'warning:  {futility}'] * bool(futility)),
-        is_mailed or bool(futility))
+    reading, namespec, outcome = job.reading, job.reading.process.namespec, result.outcome
+    line = (f'{outcome} {namespec}: {describe_cause(reading)}, uptime '
+            f'{format_duration(reading.uptime)}; {describe_restart(job, result)}')
+    if outcome == RESTARTED:
+        futility = describe_futility(job, result)
+        is_mailed = futility or reading.uptime <= options.uptime
+        return News(logging.WARNING if futility else logging.INFO,
+                    f'{line}; {futility}' if futility else line,
+                    f'process {namespec} restarted' if is_mailed else '',
+                    reading, result.pid, job.course, 'after')
+    if outcome in (STOP_FAILED, START_FAILED) and not job.debt.is_reported:
+        return News(logging.ERROR, line, f'{outcome} process {namespec}', reading, result.pid,
+                    job.course, 'failed')
+    is_known = outcome == PUT_OFF and job.is_put_off
+    return News(logging.DEBUG if is_known else logging.INFO, line)
 
 
-def news_of_hold(options: Options, reading: Reading) -> News:
+def news_of_hold(rate: Rate, reading: Reading, course: str) -> News:
     """Return what to report of a process that -r keeps from being restarted."""
-    assert options.restarts
-    times = 'once' if options.restarts.times == 1 else f'{options.restarts.times} times'
-    story = (f'{describe_cause(reading)}, uptime {format_duration(reading.uptime)}; memmon has '
-             f'restarted it {times} within {format_duration(options.restarts.secs)}, '
-             'and leaves it running')
+    times = 'once' if rate.times == 1 else f'{rate.times} times'
     namespec = reading.process.namespec
-    return News(logging.WARNING, f'held {namespec}: {story}', f'process {namespec} held', reading,
-                (f'reason:   {story}',))
+    return News(logging.WARNING,
+                f'held {namespec}: {describe_cause(reading)}, uptime '
+                f'{format_duration(reading.uptime)}; memmon has restarted it {times} within '
+                f'{format_duration(rate.secs)}, and leaves it running',
+                f'process {namespec} held', reading, course=course, event='held')
 
 
-def news_of_dry_run(reading: Reading) -> News:
+def news_of_warning(reading: Reading, course: str, forecast: str) -> News:
+    """Return what to report of a process that is near its limit."""
+    headline = f'process {reading.process.namespec} uses {share_of(reading) or 0:.0%} of its limit'
+    limit = reading.limit.given if reading.limit else ''
+    return News(logging.WARNING,
+                f'{headline}: {describe_use(reading)} of {describe_sizes(reading)} ({limit}), '
+                f'uptime {format_duration(reading.uptime)}{forecast}',
+                headline, reading, course=course, event='warn')
+
+
+def news_of_dry_run(reading: Reading, course: str) -> News:
     """Return what to report of a process that would be restarted but for --dry-run."""
     namespec = reading.process.namespec
-    return News(logging.INFO, f'would restart {namespec}: {describe_cause(reading)}, uptime '
-                f'{format_duration(reading.uptime)}', f'would restart process {namespec}', reading,
-                (f'reason:   {describe_cause(reading)}',))
+    return News(logging.INFO,
+                f'would restart {namespec}: {describe_cause(reading)}, uptime '
+                f'{format_duration(reading.uptime)}',
+                f'would restart process {namespec}', reading, course=course)
 
 
-def needs_delivery(options: Options, news: News) -> bool:
-    """Tell whether news is to be mailed."""
-    return bool(options.email and news.is_mailed)
-
-
-def log_news(news: News) -> None:
-    """Log what there is to report."""
-    log.log(news.level, '%s', news.line)
-
-
-def deliver_news(options: Options, news: News) -> None:
-    """Mail what there is to report, if it is to be mailed."""
-    if needs_delivery(options, news):
+def deliver(options: Options, news: News) -> None:
+    """Mail news, and run the user's commands for it."""
+    if options.email and news.subject:
         send_mail(options, write_mail(options, news))
+    if news.event and news.reading:
+        run_commands(options, news.event, news.reading, news.line, news.new_pid or 0)
+
+
+def is_deliverable(options: Options, news: News) -> bool:
+    """Tell whether news is to be mailed, or is an event for which the user has commands."""
+    return bool(options.email and news.subject or news.event in dict(options.on))
 
 
 # Neither base64 nor quoted-printable: readable for any command that -s may name.
@@ -1597,27 +1689,38 @@ UTF_8.body_encoding = None  # type: ignore[assignment]
 
 
 def write_mail(options: Options, news: News) -> email.message.Message:
-    """Return the mail that reports something about a process."""
-    reading = news.reading
-    lines = [
-        f'memmon: {news.headline}',
-        '',
-        f'host:     {socket.gethostname()}',
-        f'time:     {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}',
-        f'uptime:   {format_duration(reading.uptime)}',
-        f'pid:      {reading.process.pid}',
-        f'{kind_of(reading)}:      {describe_memory(reading)}',
-        *([f'total:    {format_size(reading.total)}'] if reading.total is not None else []),
-        f'limit:    {describe_sizes(reading)}',
-        f'set by:   {reading.limit.given if reading.limit else "no option"}',
-        *news.details,
+    """Return the mail about some news."""
+    subject = f'memmon: {news.subject}'
+    rows = [
+        ('host', socket.gethostname()),
+        ('time', f'{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}'),
+        *(describe_process(news) if news.reading else []),
+        ('course', news.course),
+        ('reason', news.line),
     ]
+    lines = [f'{name}:'.ljust(10) + value for name, value in rows if value]
     mail = email.message.Message()
     mail['To'] = ', '.join(options.email)
-    mail['Subject'] = encode_header(f'memmon [{options.name}]: {news.headline}' if options.name
-                                    else f'memmon: {news.headline}')
-    mail.set_payload('\n'.join(lines) + '\n', UTF_8)
+    mail['Subject'] = encode_header(f'memmon [{options.name}]: {news.subject}' if options.name
+                                    else subject)
+    mail.set_payload('\n'.join([subject, '', *lines]) + '\n', UTF_8)
     return mail
+
+
+def describe_process(news: News) -> list[tuple[str, str]]:
+    """Return the rows of a mail about the process that it is about."""
+    reading = news.reading
+    assert reading and reading.limit
+    pid = str(reading.process.pid)
+    return [
+        ('uptime', format_duration(reading.uptime)),
+        *([('pid', pid)] if news.new_pid is None
+          else [('old pid', pid), ('new pid', str(news.new_pid or 'none'))]),
+        (kind_of(reading), describe_memory(reading)),
+        ('total', '' if reading.total is None else format_size(reading.total)),
+        ('limit', describe_sizes(reading)),
+        ('set by', reading.limit.given),
+    ]
 
 
 def encode_header(text: str) -> str:
@@ -1633,7 +1736,7 @@ def encode_header(text: str) -> str:
 def send_mail(options: Options, mail: email.message.Message) -> None:
     """Pipe a mail into the sendmail command, whose output goes where the log goes."""
     try:
-        run_and_relay(options.sendmail_program, MAIL_TIMEOUT_SECS, bytes(mail))
+        run_for_user(options.sendmail_program, MAIL_TIMEOUT_SECS, bytes(mail))
     except (OSError, CommandError) as error:
         log.error('no mail to %s: the command %r failed: %s', mail['To'],
                   options.sendmail_program, error)
@@ -1642,7 +1745,7 @@ def send_mail(options: Options, mail: email.message.Message) -> None:
 # Workers: the process that restarts, group by group, and what it owes.
 
 MAX_RESTARTS_AT_ONCE = 16
-OUTCOMES = ('', RESTARTED, LEFT_ALONE, STOP_FAILED, START_FAILED)
+OUTCOMES = ('', RESTARTED, LEFT_ALONE, PUT_OFF, STOP_FAILED, START_FAILED)
 
 
 class Note(NamedTuple):
@@ -1695,7 +1798,7 @@ class Work:
         News that has been logged already is delivered.
         """
         for item in news:
-            self.others.submit(self.attempt, deliver_news, self.options, item)
+            self.others.submit(self.attempt, deliver, self.options, item)
         for job in itertools.chain.from_iterable(groups):
             job.debt.tell = self.tell
         for group in groups:
@@ -1737,8 +1840,8 @@ class Work:
     def report(self, job: Job, result: Result) -> None:
         """Report what became of a restart."""
         news = news_of_restart(self.options, job, result)
-        log_news(news)
-        deliver_news(self.options, news)
+        log.log(news.level, '%s', news.line)
+        deliver(self.options, news)
 
     def tell(self, debt: Debt, result: Result | None = None) -> None:
         """Tell the listener how a job stands; with a result, that it is done."""
@@ -1857,7 +1960,7 @@ class Workers:
     def work(self, task: Task, pipe: int, has_gone: Callable[[], bool]) -> None:
         """Do a task, and close the pipe."""
         try:
-            restarter = Restarter(self.server, task.supervisord_pid, self.options.kind, has_gone)
+            restarter = Restarter(self.server, task.supervisord_pid, self.options, has_gone)
             Work(self.options, restarter, pipe).do(task.groups, task.news)
         finally:
             os.close(pipe)
@@ -1904,6 +2007,55 @@ def end_quietly(signum: int, frame: FrameType | None) -> None:
 
 # Watch: what is remembered of the processes from tick to tick.
 
+class Course:
+    """What a process has used, in points that cover ever more looks the longer it gets."""
+
+    MOST_POINTS = 32
+
+    def __init__(self) -> None:
+        self.points = array.array('Q')  # bytes, the most of each point's looks
+        self.looks = 0
+        self.looks_per_point = 1
+        self.first = self.last = 0      # bytes
+        self.began = 0.0                # seconds of the monotonic clock
+
+    def add(self, memory: int, now: float) -> None:
+        """Add what a look has shown."""
+        if not self.looks:
+            self.first, self.began = memory, now
+        self.last = memory
+        if self.looks % self.looks_per_point:
+            self.points[-1] = max(self.points[-1], memory)
+        else:
+            if len(self.points) == self.MOST_POINTS:
+                self.halve()
+            self.points.append(memory)
+        self.looks += 1
+
+    def halve(self) -> None:
+        """Make one point of two."""
+        self.points = array.array('Q', map(max, self.points[::2], self.points[1::2]))
+        self.looks_per_point *= 2
+
+    def picture(self) -> str:
+        """Return the points as block characters, from nothing to the peak."""
+        peak = max(self.points, default=0) or 1
+        return ''.join('▁▂▃▄▅▆▇█'[min(7, 8 * point // peak)] for point in self.points)
+
+    def describe(self, now: float) -> str:
+        """Return the course in figures, such as 82MB -> 270.6MB in 3:20:00, peak 271MB."""
+        return (f'{format_size(self.first)} -> {format_size(self.last)} in '
+                f'{format_duration(now - self.began)}, peak {format_size(max(self.points))}')
+
+    def forecast(self, size: int, now: float) -> str:
+        """Return when a size is reached if the growth goes on, as the end of a sentence."""
+        growth = (self.last - self.first) / (now - self.began) if now > self.began else 0
+        if growth <= 0:
+            return ''
+        return (f', {format_size(growth * 3600)} an hour; if that goes on, it is at its limit in '
+                f'{format_duration((size - self.last) / growth)}')
+
+
 class Watched:
     """A process of supervisord, and what memmon remembers of it."""
 
@@ -1917,9 +2069,17 @@ class Watched:
         self.fresh: int | None = None         # bytes, when memmon had started it, if too many
         self.fresh_total: int | None = None   # likewise, if it was restarted for -t
         self.told: set[str] = set()           # what has been reported
+        self.is_warned = False                # likewise, that it is near its limit
+        self.course = Course()
         # Of all runs:
         self.own_pid = 0                      # the last that memmon has started
         self.restarts: list[float] = []       # by memmon, by the monotonic clock
+
+    def describe_course(self, now: float) -> str:
+        """Return a picture of what the process has used, with its ends in figures."""
+        if self.course.looks < 2:
+            return ''
+        return f'{self.course.picture()}  {self.course.describe(now)}'
 
     @property
     def is_exempt(self) -> bool:
@@ -1932,6 +2092,8 @@ class Watched:
         self.process = process
         if is_new:
             self.over_since = None
+            self.is_warned = False
+            self.course = Course()
             self.told.clear()
         if is_new and process.pid != self.own_pid:
             self.fresh = self.fresh_total = None
@@ -1945,7 +2107,9 @@ class Watched:
         self.fresh_total = fresh if reading.total is not None else None
 
     def note_reading(self, reading: Reading, now: float) -> None:
-        """Remember since when the process has been over its limit."""
+        """Remember what the process used, and since when it has been over its limit."""
+        if reading.rss is not None:
+            self.course.add(reading.rss, now)
         if is_over(reading):
             self.over_since = now if self.over_since is None else self.over_since
         elif reading.memory is not None and (self.over_since is not None or self.fresh):
@@ -1993,13 +2157,16 @@ class Watch:
         if self.options.uses_percent:
             self.resolve_limits()
         now, with_descendants = int(time.time()), self.options.cumulative
+        counts_pss = self.options.kind == 'pss'
         readings = []
         for watched in self.limited:
             process = watched.process
             rss = measure_rss(processes, process.pid, with_descendants)
             reading = Reading(process, now - process.start, with_descendants, rss, None,
                               watched.limit, watched.size, watched.urgent)
-            readings.append((watched, self.count(processes, reading)))
+            if counts_pss:
+                reading = self.count(processes, reading)
+            readings.append((watched, reading))
         return processes, readings
 
     def look_at_total(self, processes: Processes, now: float
@@ -2012,7 +2179,11 @@ class Watch:
         if not limit:
             return None
         size, urgent = in_bytes(limit.sizes, self.machine)
-        self.total = measure_total(processes, self.supervisord_pid, 'rss')
+        trees = {pid: measure_rss(processes, pid, True) for pid in self.children or ()}
+        self.total = sum(rss or 0 for rss in trees.values())
+        for watched in self.running:
+            if watched.size is None:
+                watched.course.add(trees[watched.process.pid] or 0, now)
         if self.options.kind == 'pss' and exceeds(self.total, size):
             self.total = measure_total(processes, self.supervisord_pid, 'pss')
         if not exceeds(self.total, size):
@@ -2023,15 +2194,15 @@ class Watch:
         for watched in self.running:
             if not watched.is_exempt:
                 process = watched.process
-                rss = measure_rss(processes, process.pid, True)
-                reading = Reading(process, int(time.time()) - process.start, True, rss, None,
-                                  limit, size, urgent, self.total)
+                reading = Reading(process, int(time.time()) - process.start, True,
+                                  trees[process.pid], None, limit, size, urgent, self.total)
                 readings.append((watched, self.count(processes, reading)))
         return sorted(readings, key=lambda pair: pair[1].memory or 0, reverse=True)
 
     def count(self, processes: Processes, reading: Reading) -> Reading:
-        """Return a reading with the PSS, if that is to count and the RSS is over the limit."""
-        if self.options.kind != 'pss' or reading.rss is None or not is_over(reading):
+        """Return a reading with the PSS, if that counts and the RSS is a reason to act."""
+        is_reason = is_over(reading) or is_near(reading, self.options.warn)
+        if self.options.kind != 'pss' or reading.rss is None or not is_reason:
             return reading
         reading, unread = count_pss(processes, reading)
         if unread and not self.has_told_unread:
@@ -2166,6 +2337,7 @@ class Listener:
         self.options = options
         self.watch = Watch(options, server)
         self.workers = Workers(options, server)
+        self.failures = 0  # ticks in a row at which nothing could be checked
         self.has_warned = False
 
     def serve(self, stdin: TextIO, stdout: TextIO) -> None:
@@ -2202,13 +2374,16 @@ class Listener:
         for job, note in done:
             self.watch.children = None  # whatever the pids say: a pid can come back
             watched = self.watch.watched.get(job.reading.process.namespec)
-            if watched and OUTCOMES[note.outcome] == RESTARTED:
+            outcome = OUTCOMES[note.outcome]
+            if watched and outcome == RESTARTED:
                 watched.note_restart(job.reading, note, time.monotonic())
+            elif watched and outcome == PUT_OFF:
+                watched.told.add(PUT_OFF)
 
     def tick(self) -> None:
         """Look at the processes, decide, and have restarted what is to be restarted."""
-        due: list[Verdict] = []
-        news: list[News] = []
+        verdicts: list[Verdict] = []
+        failure = ''
         try:
             now = time.monotonic()
             processes, readings = self.watch.look()
@@ -2216,21 +2391,35 @@ class Listener:
                 log_readings(readings)
             verdicts = self.judge_each(readings, now)
             verdicts += self.judge_total(processes, verdicts, now)
-            due = [verdict for verdict in verdicts if verdict[2] == DUE]
-            news = self.news_of(verdicts)
+            if self.watch.hidden and not self.watch.running:
+                failure = f'no process can be measured: {HIDDEN}'
         except (MeasureError, SupervisordError) as error:
-            log.error('nothing checked at this tick: %s', error)
+            failure = str(error)
         except Exception as error:
-            log.error('nothing checked at this tick: %s: %s', type(error).__name__,
-                      reason_of(error))
-        self.dispatch(due if not self.options.dry_run else [], news)
+            failure = f'{type(error).__name__}: {reason_of(error)}'
+        news = [*self.news_of_failure(failure), *self.news_of(verdicts)]
+        for item in news:
+            log.log(item.level, '%s', item.line)
+        self.dispatch([verdict for verdict in verdicts if verdict[2] == DUE], news)
+
+    def news_of_failure(self, failure: str) -> list[News]:
+        """Return what to report of a tick at which nothing could be checked, or no more."""
+        failures, self.failures = self.failures, self.failures + 1 if failure else 0
+        if failure:
+            is_second = failures == 1
+            return [News(logging.ERROR, f'nothing checked at this tick: {failure}',
+                         'nothing could be checked at two ticks in a row' if is_second else '')]
+        if failures > 1:
+            return [News(logging.INFO, f'processes are checked again, after {failures} ticks',
+                         'processes are checked again')]
+        return []
 
     def judge_each(self, readings: Sequence[tuple[Watched, Reading]], now: float) -> list[Verdict]:
-        """Return what follows for each process that is over its own limit."""
+        """Return what follows for each process that is over its own limit, or near it."""
         verdicts = []
         for watched, reading in readings:
             watched.note_reading(reading, now)
-            if is_over(reading):
+            if is_over(reading) or is_near(reading, self.options.warn):
                 since, fresh = watched.over_since, watched.fresh
                 verdicts.append(self.judge(watched, reading, since, fresh, now))
         return verdicts
@@ -2268,31 +2457,38 @@ class Listener:
 
     def news_of(self, verdicts: Sequence[Verdict]) -> list[News]:
         """Return what is to be reported of verdicts that lead to no restart, each once."""
-        news = []
-        for watched, reading, verdict in verdicts:
-            if verdict != HELD:
-                watched.told.discard(HELD)
-            if verdict in watched.told:
-                continue
-            if verdict == HELD:
-                news.append(news_of_hold(self.options, reading))
-                watched.told.add(verdict)
-            elif verdict == DUE and self.options.dry_run:
-                news.append(news_of_dry_run(reading))
-                watched.told.add(verdict)
+        return [item for watched, reading, verdict in verdicts
+                for item in [self.news_of_verdict(watched, reading, verdict)] if item]
+
+    def news_of_verdict(self, watched: Watched, reading: Reading, verdict: str) -> News | None:
+        """Return what is to be reported of a verdict; None if there is nothing new."""
+        now = time.monotonic()
+        news = None
+        if verdict != HELD:
+            watched.told.discard(HELD)
+        if verdict == NEAR and not watched.is_warned:
+            watched.is_warned = True
+            growth = watched.course.forecast(reading.size or 0, now)
+            figures = f'; {watched.course.describe(now)}{growth}' * (watched.course.looks > 1)
+            news = news_of_warning(reading, watched.describe_course(now), figures)
+        elif verdict == HELD and HELD not in watched.told and self.options.restarts:
+            news = news_of_hold(self.options.restarts, reading, watched.describe_course(now))
+        elif verdict == DUE and self.options.dry_run and DUE not in watched.told:
+            news = news_of_dry_run(reading, watched.describe_course(now))
+        if news:
+            watched.told.add(verdict)
         return news
 
     def dispatch(self, due: Sequence[Verdict], news: Sequence[News]) -> None:
         """Have processes restarted, debts paid and news delivered."""
-        for item in news:
-            log_news(item)
         now = time.monotonic()
         jobs = [Job(reading, Debt(), self.watch.companions(reading.process),
-                    recent=len(watched.restarts_within(3600, now, reading.process.pid)))
-                for watched, reading, _ in due]
+                    recent=len(watched.restarts_within(3600, now, reading.process.pid)),
+                    course=watched.describe_course(now), is_put_off=PUT_OFF in watched.told)
+                for watched, reading, _ in due if not self.options.dry_run]
         try:
             self.workers.dispatch(
-                jobs, [item for item in news if needs_delivery(self.options, item)],
+                jobs, [item for item in news if is_deliverable(self.options, item)],
                 self.watch.supervisord_pid)
         except (OSError, RuntimeError, MemoryError) as error:
             log.error('no restarts before the next tick: %s', reason_of(error))
@@ -2318,9 +2514,25 @@ def find_server(env: Mapping[str, str]) -> Server:
                      'events=TICK_60; for one look at what runs now: memmon --check -a 200MB')
 
 
+def warn_of_missing_mailer(command: str) -> None:
+    """Log it if the program that sends mail is not there: Debian comes without any."""
+    match = re.match(r'\s*([\w./+-]+)(\s|$)', command)
+    if match:
+        program = match.group(1)
+        try:
+            run(['sh', '-c', 'command -v "$1"', 'sh', program], PS_TIMEOUT_SECS)
+        except CommandError:
+            log.warning('no mail can be sent: there is no %s; install it, or name another command '
+                        'with -s', program)
+        except OSError as error:
+            log.debug('cannot look for %s: %s', program, error)
+
+
 def listen(options: Options, server: Server) -> None:
     """Serve supervisord's events until it closes stdin. Raises HeaderError."""
     log.info('memmon %s waits for TICK events: %s', __version__, describe_limits(options))
+    if options.email:
+        warn_of_missing_mailer(options.sendmail_program)
     listener = Listener(options, server)
     with contextlib.suppress(Fault, SupervisordError):  # the first tick asks again
         listener.watch.supervisord_pid = server.pid()
