@@ -34,9 +34,14 @@ Usage: memmon [options]
   -n, --name TEXT            put [TEXT] into the subjects of mails
   -v, --verbose              log the memory and limit of each process at each
                              tick
+      --metrics FILE         after each tick, write FILE for the textfile collector
+                             of Prometheus' node_exporter
       --check                show a table of processes and limits and exit: 0 all
                              within their limits, 1 some over, 2 memmon could
-                             not check
+                             not check; without limits, propose some; with
+                             --metrics, check that memmon ticks
+      --config FILE          with --check: find supervisord by FILE, as
+                             supervisorctl -c does
   -h, --help                 show this help and exit
   -V, --version              show the version and exit
 
@@ -71,6 +76,7 @@ import logging
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -80,7 +86,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from types import FrameType
 from typing import (Any, Callable, Iterable, Mapping, NamedTuple, Optional, Protocol,
                     Sequence,
@@ -260,6 +266,22 @@ ADDRESS = r'[!#-\'*+\-./-9=?A-Z^-~]+(@[!#-\'*+\-./-9=?A-Z^-~]+)?'
 MAILBOX = rf'\s*({ADDRESS}|("[^"]*"|[^"<>,@]*)<{ADDRESS}>)\s*'
 
 
+def parse_file(text: str) -> str:
+    """Return the name of a file. Raises ValueError."""
+    if not text or '\0' in text:
+        raise ValueError(f'{text!r} is not the name of a file')
+    return text
+
+
+def parse_metrics(text: str) -> str:
+    """Return the name of a file for metrics. Raises ValueError."""
+    try:
+        import prometheus_client  # noqa: F401  Imported here: costs 10 MB and is rarely needed.
+    except ImportError:
+        raise ValueError("this needs prometheus_client: pip install 'memmon[metrics]'") from None
+    return parse_file(text)
+
+
 def parse_addresses(text: str) -> tuple[str, ...]:
     """Return the addresses of MAILBOX[,MAILBOX]..., each ADDRESS or NAME <ADDRESS>.
 
@@ -324,7 +346,9 @@ class Options(NamedTuple):
     uptime: float  # seconds
     name: str
     verbose: bool
+    metrics: str
     check: bool
+    config: str
     help: bool
     version: bool
 
@@ -364,7 +388,9 @@ OPTIONS = (
     Option('u', 'uptime', parse_duration, default=float('inf')),
     Option('n', 'name', parse_line, default=''),
     Option('v', 'verbose'),
+    Option('', 'metrics', parse_metrics, default=''),
     Option('', 'check'),
+    Option('', 'config', parse_file, default=''),
     Option('h', 'help'),
     Option('V', 'version'),
 )
@@ -396,6 +422,8 @@ def parse_args(argv: Sequence[str]) -> Options:
     if not (is_watching or values['check'] or values['help'] or values['version']):
         raise UsageError('nothing to watch: give a limit with -p, -g, -a or -t, such as -a 200MB; '
                          'see memmon --help')
+    if values['config'] and not values['check']:
+        raise UsageError('--config goes with --check: supervisord tells a listener where it is')
     fields: dict[str, Any] = {option.field or option.name: values[option.name]
                               for option in OPTIONS}
     fields.update(limits=limits, total=total)
@@ -663,6 +691,18 @@ def measure_pss(processes: Processes, pids: Iterable[int]) -> tuple[int, list[in
             total += rss or 0
             unread += [pid] if rss else []
     return total, unread
+
+
+def read_peak(pids: Iterable[int]) -> int | None:
+    """Return the sum of the highest RSS that each process ever had, in bytes; None if not known."""
+    peak = None
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            with open(f'/proc/{pid}/status', 'rb') as status:
+                for line in status:
+                    if line.startswith(b'VmHWM:'):
+                        peak = (peak or 0) + int(line.split()[1]) * 1024
+    return peak
 
 
 def read_machine_memory() -> int:
@@ -954,6 +994,7 @@ class Reading(NamedTuple):
     size: int | None = None        # what the limit comes to; None: exempt
     urgent: int | None = None      # the second size of the limit
     total: int | None = None       # what all use, where that is what the limit is for
+    peak: int | None = None        # the highest RSS so far
 
     @property
     def memory(self) -> int | None:
@@ -1030,6 +1071,23 @@ def share_of(reading: Reading) -> float | None:
     if not reading.size or reading.judged is None:
         return None
     return reading.judged / reading.size
+
+
+NEGLIGIBLE = 4 * 2 ** 20  # bytes; a shell and a sleep
+
+
+def look_below(processes: Processes, pid: int) -> tuple[int, int] | None:
+    """Return what a process and what its descendants use, in bytes, if they use more than it."""
+    own, all_together = processes.rss(pid), measure_rss(processes, pid, True)
+    if own is None or all_together is None or all_together - own <= max(own, NEGLIGIBLE):
+        return None
+    return own, all_together - own
+
+
+def explain_wrapper(process: Process, own: int, descendants: int) -> str:
+    """Return a sentence about a process whose descendants use more than itself."""
+    return (f'{process.namespec} uses {format_size(own)}, and its descendants use '
+            f'{format_size(descendants)}: with -c, memmon counts them as well')
 
 
 def in_bytes(sizes: Sizes, machine: int) -> tuple[int | None, int | None]:
@@ -1833,6 +1891,7 @@ class Work:
         """Report that a start fails, go on trying, and report the end of it."""
         self.report(job, result)
         job.debt.is_reported = True
+        self.tell(job.debt)
         result = self.restarter.pay(job, tries=float('inf'))
         self.tell(job.debt, result)
         self.report(job, result)
@@ -1967,19 +2026,19 @@ class Workers:
 
     def collect(self, stdin: int, timeout_secs: int | None
                 ) -> tuple[bool, list[tuple[Job, Note]]]:
-        """Wait for an event, or for news from the workers.
+        """Wait for an event, or for what the workers tell.
 
-        Returns whether there is an event, and the jobs that are done.
+        Returns whether there is an event, and what they have told of which jobs.
         """
         pipes = [worker.pipe for worker in self.workers]
         ready = select.select([stdin, *pipes], [], [], timeout_secs)[0]
-        done = []
+        told = []
         for worker in [worker for worker in self.workers if worker.pipe in ready]:
             notes = worker.read_notes()
-            done += [(worker.jobs[note.job], note) for note in notes if note.outcome]
+            told += [(worker.jobs[note.job], note) for note in notes]
             if not notes:
                 self.bury(worker)
-        return stdin in ready, done
+        return stdin in ready, told
 
     def bury(self, worker: Worker) -> None:
         """Reap a worker that has ended, and take over what it owes."""
@@ -2070,10 +2129,14 @@ class Watched:
         self.fresh_total: int | None = None   # likewise, if it was restarted for -t
         self.told: set[str] = set()           # what has been reported
         self.is_warned = False                # likewise, that it is near its limit
+        self.exam_uptime = 10                 # seconds, when its descendants are looked at next
         self.course = Course()
+        self.reading: Reading | None = None   # the last
         # Of all runs:
         self.own_pid = 0                      # the last that memmon has started
         self.restarts: list[float] = []       # by memmon, by the monotonic clock
+        self.restarts_total = 0
+        self.failures_total = 0
 
     def describe_course(self, now: float) -> str:
         """Return a picture of what the process has used, with its ends in figures."""
@@ -2093,7 +2156,9 @@ class Watched:
         if is_new:
             self.over_since = None
             self.is_warned = False
+            self.exam_uptime = 10
             self.course = Course()
+            self.reading = None
             self.told.clear()
         if is_new and process.pid != self.own_pid:
             self.fresh = self.fresh_total = None
@@ -2101,6 +2166,7 @@ class Watched:
     def note_restart(self, reading: Reading, note: Note, now: float) -> None:
         """Remember that memmon has restarted the process."""
         self.restarts = [*self.restarts_within(float('inf'), now, reading.process.pid), now]
+        self.restarts_total += 1
         self.own_pid = note.pid
         fresh = None if note.fresh < 0 else note.fresh
         self.fresh = fresh if reading.total is None and gains_nothing(reading, fresh) else None
@@ -2108,6 +2174,7 @@ class Watched:
 
     def note_reading(self, reading: Reading, now: float) -> None:
         """Remember what the process used, and since when it has been over its limit."""
+        self.reading = reading
         if reading.rss is not None:
             self.course.add(reading.rss, now)
         if is_over(reading):
@@ -2143,6 +2210,7 @@ class Watch:
         self.has_told_unread = False
         self.unmatched: list[Limit] | None = None
         self.hidden: list[tuple[str, int]] = []
+        self.wrappers: set[str] = set()              # namespecs that were warned about
 
     def look(self) -> tuple[Processes, list[tuple[Watched, Reading]]]:
         """Return a reading of each process that has a limit, and what else there is to measure.
@@ -2166,6 +2234,8 @@ class Watch:
                               watched.limit, watched.size, watched.urgent)
             if counts_pss:
                 reading = self.count(processes, reading)
+            if reading.uptime >= watched.exam_uptime and not with_descendants:
+                self.examine(processes, watched)
             readings.append((watched, reading))
         return processes, readings
 
@@ -2182,8 +2252,10 @@ class Watch:
         trees = {pid: measure_rss(processes, pid, True) for pid in self.children or ()}
         self.total = sum(rss or 0 for rss in trees.values())
         for watched in self.running:
-            if watched.size is None:
-                watched.course.add(trees[watched.process.pid] or 0, now)
+            rss = trees[watched.process.pid]
+            if watched.size is None and rss is not None:
+                watched.course.add(rss, now)
+                watched.reading = Reading(watched.process, 0, True, rss)
         if self.options.kind == 'pss' and exceeds(self.total, size):
             self.total = measure_total(processes, self.supervisord_pid, 'pss')
         if not exceeds(self.total, size):
@@ -2210,6 +2282,18 @@ class Watch:
             log.warning('the PSS of %s cannot be read (pid %s): its RSS counts',
                         reading.process.namespec, ', '.join(map(str, unread)))
         return reading
+
+    def examine(self, processes: Processes, watched: Watched) -> None:
+        """Log once if a process is small and its descendants are large: memmon does not see them.
+
+        They may come late: so it is looked at when it is 10, 100, 1,000 ... seconds old.
+        """
+        watched.exam_uptime *= 10
+        process = watched.process
+        memory = look_below(processes, process.pid)
+        if memory and process.namespec not in self.wrappers:
+            self.wrappers.add(process.namespec)
+            log.warning('%s', explain_wrapper(process, *memory))
 
     def resolve_limits(self) -> None:
         """Find out what the limits come to: a container can be resized."""
@@ -2292,6 +2376,125 @@ def find_itself(supervisord_pid: int) -> frozenset[int]:
     return frozenset(itertools.takewhile(lambda pid: pid != supervisord_pid, pids))
 
 
+# Metrics: what Prometheus is told.
+
+class Metrics:
+    """The file for the textfile collector of Prometheus' node_exporter."""
+
+    def __init__(self, file: str) -> None:
+        from prometheus_client import CollectorRegistry
+        self.file = file
+        self.has_failed = False
+        self.families: list[Any] = []
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> list[Any]:
+        """Return the metrics, as prometheus_client asks for them."""
+        return self.families
+
+    def write(self, watch: Watch, interval_secs: int, duration_secs: float) -> None:
+        """Replace the file in one step; log it once if that fails."""
+        from prometheus_client import generate_latest
+        self.families = [*process_metrics(watch), *memmon_metrics(watch, interval_secs,
+                                                                  duration_secs)]
+        try:
+            replace_file(self.file, generate_latest(self.registry))
+            self.has_failed = False
+        except OSError as error:
+            if not self.has_failed:
+                log.error('cannot write %s: %s', self.file, error.strerror)
+            self.has_failed = True
+
+
+def process_metrics(watch: Watch) -> list[Any]:
+    """Return the metrics of each process."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    labels = ('group', 'process')
+    memory = GaugeMetricFamily('memmon_process_memory_bytes', 'Memory that a process uses.',
+                               labels=(*labels, 'kind'))
+    limit = GaugeMetricFamily('memmon_process_limit_bytes', 'Memory that a process may use.',
+                              labels=labels)
+    restarts = CounterMetricFamily('memmon_process_restarts', 'Restarts of a process by memmon.',
+                                   labels=labels)
+    failures = CounterMetricFamily('memmon_process_restart_failures',
+                                   'Stops and starts of a process that failed.', labels=labels)
+    held = GaugeMetricFamily('memmon_process_held', 'Whether -r keeps a process from being '
+                             'restarted.', labels=labels)
+    too_low = GaugeMetricFamily('memmon_process_limit_too_low', 'Whether a process used more than '
+                                'its limit when it was fresh.', labels=labels)
+    unmeasured = GaugeMetricFamily('memmon_process_unmeasured', 'Whether a process runs that '
+                                   'cannot be measured.', labels=labels)
+    hidden = {namespec for namespec, _ in watch.hidden}
+    for watched in watch.watched.values():
+        process, reading = watched.process, watched.reading
+        names = (process.group, process.name)
+        if reading and reading.rss is not None and process.pid:
+            memory.add_metric((*names, 'rss'), reading.rss)
+        if reading and reading.pss is not None and process.pid:
+            memory.add_metric((*names, 'pss'), reading.pss)
+        if watched.size is not None:
+            limit.add_metric(names, watched.size)
+        restarts.add_metric(names, watched.restarts_total)
+        failures.add_metric(names, watched.failures_total)
+        held.add_metric(names, HELD in watched.told)
+        too_low.add_metric(names, watched.fresh is not None)
+        unmeasured.add_metric(names, process.namespec in hidden)
+    return [memory, limit, restarts, failures, held, too_low, unmeasured]
+
+
+def memmon_metrics(watch: Watch, interval_secs: int, duration_secs: float) -> list[Any]:
+    """Return the metrics of memmon itself and of all processes together."""
+    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+    families = [
+        InfoMetricFamily('memmon', 'The version of memmon.', {'version': __version__}),
+        GaugeMetricFamily('memmon_last_tick_timestamp_seconds',
+                          'When memmon last checked the processes.', time.time()),
+        GaugeMetricFamily('memmon_tick_interval_seconds', 'How often memmon checks them.',
+                          interval_secs),
+        GaugeMetricFamily('memmon_tick_duration_seconds', 'How long the last check took.',
+                          duration_secs),
+    ]
+    if watch.options.total and watch.total is not None:
+        size, _ = in_bytes(watch.options.total.sizes, watch.machine)
+        families += [
+            GaugeMetricFamily('memmon_total_bytes', 'Memory that all processes use.', watch.total),
+            GaugeMetricFamily('memmon_total_limit_bytes', 'Memory that all processes may use.',
+                              size),
+        ]
+    return families
+
+
+def replace_file(file: str, content: bytes) -> None:
+    """Replace a file, which others may read, in one step. Raises OSError."""
+    draft = f'{file}.new'  # not *.prom, which node_exporter would read
+    try:
+        with open(draft, 'wb') as new:
+            new.write(content)
+            os.fchmod(new.fileno(), 0o644)
+        os.replace(draft, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def read_last_tick(file: str) -> tuple[float, float]:
+    """Return when memmon last ticked, in seconds since the epoch, and its interval in seconds.
+
+    Raises OSError, ValueError.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+    with open(file, encoding='utf-8') as metrics:
+        samples = {sample.name: sample.value for family in
+                   text_string_to_metric_families(metrics.read()) for sample in family.samples}
+    try:
+        return (samples['memmon_last_tick_timestamp_seconds'],
+                samples['memmon_tick_interval_seconds'])
+    except KeyError as error:
+        raise ValueError(f'it has no {error.args[0]}') from None
+
+
 # Listen: the event protocol, and the tick.
 
 class HeaderError(Exception):
@@ -2337,6 +2540,7 @@ class Listener:
         self.options = options
         self.watch = Watch(options, server)
         self.workers = Workers(options, server)
+        self.metrics = Metrics(options.metrics) if options.metrics else None
         self.failures = 0  # ticks in a row at which nothing could be checked
         self.has_warned = False
 
@@ -2348,8 +2552,12 @@ class Listener:
             event = read_event(stdin)
             if event is None:
                 return
-            if event.startswith('TICK_'):
+            if re.fullmatch('TICK_[0-9]+', event):
+                began = time.monotonic()
                 self.tick()
+                if self.metrics and not self.failures:
+                    self.metrics.write(self.watch, int(event[len('TICK_'):]),
+                                       time.monotonic() - began)
             elif not self.has_warned:
                 self.has_warned = True
                 log.warning('%s is no TICK event; memmon acts on TICK events alone, '
@@ -2364,21 +2572,26 @@ class Listener:
         is_event = False
         while (self.workers.workers or self.workers.debts) and not is_event:
             timeout_secs = 1 if self.workers.debts else None
-            is_event, done = self.workers.collect(stdin, timeout_secs)
-            self.note(done)
+            is_event, told = self.workers.collect(stdin, timeout_secs)
+            self.note(told)
             if self.workers.debts and not is_event:
                 self.dispatch([], [])
 
-    def note(self, done: Sequence[tuple[Job, Note]]) -> None:
+    def note(self, told: Sequence[tuple[Job, Note]]) -> None:
         """Remember what became of restarts."""
-        for job, note in done:
-            self.watch.children = None  # whatever the pids say: a pid can come back
-            watched = self.watch.watched.get(job.reading.process.namespec)
+        for job, note in told:
             outcome = OUTCOMES[note.outcome]
-            if watched and outcome == RESTARTED:
+            if outcome:
+                self.watch.children = None  # whatever the pids say: a pid can come back
+            watched = self.watch.watched.get(job.reading.process.namespec)
+            if not watched:
+                continue
+            if outcome == RESTARTED:
                 watched.note_restart(job.reading, note, time.monotonic())
-            elif watched and outcome == PUT_OFF:
+            elif outcome == PUT_OFF:
                 watched.told.add(PUT_OFF)
+            elif outcome == STOP_FAILED or note.is_reported and not outcome:
+                watched.failures_total += 1
 
     def tick(self) -> None:
         """Look at the processes, decide, and have restarted what is to be restarted."""
@@ -2549,19 +2762,20 @@ def listen(options: Options, server: Server) -> None:
 
 # Check: one look, for a person.
 
-def find_any_server(env: Mapping[str, str]) -> tuple[Server, str]:
-    """Return the server that the environment names, or else supervisorctl's configuration.
+def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, str]:
+    """Return the server that --config, the environment or supervisorctl's configuration names.
 
-    With it comes the file of that configuration. Raises UsageError.
+    With it comes the file of a configuration. Raises UsageError.
     """
-    if env.get('SUPERVISOR_SERVER_URL'):
+    if env.get('SUPERVISOR_SERVER_URL') and not options.config:
         return parse_server(env), ''
     from supervisor.options import ClientOptions  # Imported here: costs 0.8 MB.
     client = ClientOptions()
-    file = client.default_configfile()
+    file = options.config or client.default_configfile()
     if not file:
         raise UsageError('no supervisord.conf where supervisorctl looks for it: set '
-                         'SUPERVISOR_SERVER_URL, such as unix:///var/run/supervisor.sock')
+                         'SUPERVISOR_SERVER_URL, such as unix:///var/run/supervisor.sock, or '
+                         'give --config')
     client.configfile = file
     try:
         with open(file, 'rb'):
@@ -2582,33 +2796,116 @@ def find_any_server(env: Mapping[str, str]) -> tuple[Server, str]:
 
 def check(options: Options, columns: int) -> tuple[list[str], int]:
     """Return what --check prints, and its status. Raises UsageError."""
-    server, file = find_any_server(os.environ)
+    server, file = find_any_server(options, os.environ)
     try:
-        readings, total = read_all(server, options)
+        table, readings, total = read_all(server, options)
     except (Fault, SupervisordError, MeasureError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
     processes = [reading.process for reading in readings]
-    unmatched = Limits(options.limits).unmatched(processes)
+    lines = format_table(sorted(readings, key=rank, reverse=True), options, columns)
+    lines += explain_unmatched(Limits(options.limits).unmatched(processes), processes)
     unmeasured = [reading.process.namespec for reading in readings if is_unmeasured(reading)]
-    lines = format_table(sorted(readings, key=rank, reverse=True), options.kind,
-                         bool(options.limits), columns)
-    lines += explain_unmatched(unmatched, processes)
     if unmeasured:
         lines.append(f'cannot measure {", ".join(unmeasured)}: {HIDDEN}')
+    lines += explain_trees(table, readings, options)
     if file:
         lines.append(f'supervisord: {show_url(server.url)}, from {file}')
+    if not (options.limits or options.total):
+        lines += propose_limits(table, readings, options)
     if total:
         lines.append(f'total: {options.kind.upper()} {format_size(total.total or 0)} of '
                      f'{describe_sizes(total)} ({total.limit.given if total.limit else ""}), '
-                     f'{share_of(total):.0%}')
+                     f'{share_of(total) or 0:.0%}')
+    is_ticking, news = check_ticks(options.metrics) if options.metrics else (True, [])
     is_any_over = any(map(is_over, [*readings, *([total] if total else [])]))
-    return lines, 2 if unmeasured else int(is_any_over)
+    return lines + news, 2 if unmeasured or not is_ticking else int(is_any_over)
 
 
-def read_all(server: Server, options: Options) -> tuple[list[Reading], Reading | None]:
+def check_ticks(file: str) -> tuple[bool, list[str]]:
+    """Return whether the memmon that writes a file of metrics ticks, and a line about it."""
+    try:
+        last, interval_secs = read_last_tick(file)
+    except (OSError, ValueError) as error:
+        return False, [f'last tick: unknown, since {file} cannot be read: '
+                       f'{getattr(error, "strerror", None) or first_and_last_line(error)}']
+    age = time.time() - last
+    is_ticking = age <= 3 * interval_secs
+    line = (f'last tick: {format_duration(age)} ago, one is due every '
+            f'{format_duration(interval_secs)}')
+    return is_ticking, [line + ': memmon does not tick' * (not is_ticking)]
+
+
+def explain_trees(table: ProcessTable, readings: Sequence[Reading], options: Options) -> list[str]:
+    """Return sentences about processes for which -c or -k pss would tell more of the truth."""
+    lines = []
+    for reading in readings:
+        process = reading.process
+        if reading.rss is None:
+            continue
+        if not reading.with_descendants:
+            memory = look_below(table, process.pid)
+            if memory:
+                lines.append(explain_wrapper(process, *memory))
+        elif options.kind == 'rss':
+            pids = tree(table, process.pid)
+            pss, unread = measure_pss(table, pids)
+            if len(pids) > 2 and not unread and reading.rss > 1.5 * pss:
+                lines.append(f'{process.namespec} shares memory among its {len(pids)} processes: '
+                             f'with -k pss, {format_size(pss)} counts')
+    return lines
+
+
+def propose_limits(table: ProcessTable, readings: Sequence[Reading], options: Options
+                   ) -> list[str]:
+    """Return a paragraph with a limit for each program: half as much again as its peak."""
+    measured = [reading for reading in readings if reading.peak and not is_memmon(reading.process)]
+    pids = [reading.process.pid for reading in measured]
+    with_descendants = options.cumulative or any(look_below(table, pid) for pid in pids)
+    groups: dict[str, set[str]] = {}
+    for reading in measured:
+        groups.setdefault(program_of(reading.process), set()).add(reading.process.group)
+    peaks: dict[str, int] = {}
+    for reading in measured:
+        program = program_of(reading.process)
+        name = program if len(groups[program]) == 1 else f'{reading.process.group}:{program}'
+        peak = read_peak(tree(table, reading.process.pid)) if with_descendants else reading.peak
+        peaks[name] = max(peaks.get(name, 0), peak or 0)
+    if not peaks:
+        return []
+    words = [shlex.quote(f'{name}={round_up(1.5 * peak)}') for name, peak in sorted(peaks.items())]
+    youngest = format_duration(min(reading.uptime for reading in measured))
+    return ['', 'Limits of half as much again as the peaks, ready to paste:', '',
+            '    memmon ' + '-c ' * with_descendants + ' '.join(f'-p {word}' for word in words), '',
+            f'The youngest process has been up for {youngest}: a peak means little before a '
+            'program has seen its busiest hours.']
+
+
+def is_memmon(process: Process) -> bool:
+    """Tell whether a process seems to be a memmon, which needs no limit."""
+    try:
+        with open(f'/proc/{process.pid}/cmdline', 'rb') as file:
+            words = file.read().split(b'\0')
+    except OSError:
+        return False
+    return any(os.path.basename(word) in (b'memmon', b'memmon.py') for word in words[:3])
+
+
+def round_up(size: float) -> str:
+    """Return a size with two digits that is no less, such as 280MB."""
+    unit = ''
+    for larger in list(SIZE_UNITS)[1:]:
+        if size < 1000:
+            break
+        size, unit = size / 1024, larger
+    step = Decimal(10) ** (Decimal(size).adjusted() - 1)
+    return f'{(Decimal(size) / step).to_integral_value(ROUND_CEILING) * step:f}{unit}'
+
+
+def read_all(server: Server, options: Options
+             ) -> tuple[ProcessTable, list[Reading], Reading | None]:
     """Return a reading of each process of supervisord, and one of the total if that has a limit.
 
-    Raises Fault, SupervisordError, MeasureError.
+    With them comes the table that they are from. Raises Fault, SupervisordError, MeasureError.
     """
     limits = Limits(options.limits)
     supervisord_pid = server.pid()
@@ -2621,14 +2918,19 @@ def read_all(server: Server, options: Options) -> tuple[list[Reading], Reading |
             limit = limits.apply_to(process)
             sizes = in_bytes(limit.sizes if limit else None, machine)
             reading = Reading(process, 0, options.cumulative, None, None, limit, *sizes)
-            readings.append(measure_again(table, supervisord_pid, reading, options.kind))
+            reading = measure_again(table, supervisord_pid, reading, options.kind)
+            if reading.rss is not None:
+                pids = tree(table, process.pid) if options.cumulative else [process.pid]
+                reading = reading._replace(peak=read_peak(pids))
+            readings.append(reading)
         if not any(map(is_unmeasured, readings)):
             break
     if not options.total or not readings:
-        return readings, None
+        return table, readings, None
     total = measure_total(table, supervisord_pid, options.kind)
-    return readings, Reading(readings[0].process, 0, True, None, None, options.total,
-                             *in_bytes(options.total.sizes, machine), total)
+    sizes = in_bytes(options.total.sizes, machine)
+    return table, readings, Reading(readings[0].process, 0, True, None, None, options.total,
+                                    *sizes, total)
 
 
 def is_unmeasured(reading: Reading) -> bool:
@@ -2642,18 +2944,18 @@ def rank(reading: Reading) -> tuple[float, int]:
     return (-1 if share is None else share, -1 if reading.memory is None else reading.memory)
 
 
-def format_table(readings: Sequence[Reading], kind: str, with_limits: bool, columns: int
-                 ) -> list[str]:
+def format_table(readings: Sequence[Reading], options: Options, columns: int) -> list[str]:
     """Return the lines of a table; its last column is a bar as long as there is room."""
-    rows = [['PROCESS', 'PID', 'UPTIME', kind.upper(), 'LIMIT', 'SET BY', 'USED']]
-    rows += [format_row(reading) for reading in readings]
-    if not with_limits:
-        rows = [row[:4] for row in rows]
-    align = [str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust, str.rjust]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ['  '.join(place(cell, width) for place, cell, width in zip(align, row, widths))
-             for row in rows]
-    if with_limits:
+    rows = [format_row(reading) for reading in readings]
+    heads = ['PROCESS', 'PID', 'UPTIME', options.kind.upper(), 'PEAK', 'LIMIT', 'SET BY', 'USED']
+    align = [str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust,
+             str.rjust]
+    shown = [head not in ('LIMIT', 'SET BY', 'USED') or bool(options.limits) for head in heads]
+    shown[heads.index('PEAK')] = any(reading.peak for reading in readings)
+    widths = [max(map(len, column)) for column in zip(heads, *rows)]
+    lines = ['  '.join(place(cell, width) for place, cell, width, is_shown
+                       in zip(align, row, widths, shown) if is_shown) for row in [heads, *rows]]
+    if options.limits:
         room = max(0, columns - len(lines[0]) - 2)
         bars = ['#' * int(min(share_of(reading) or 0, 1) * room) for reading in readings]
         lines = [f'{line}  {bar}' for line, bar in zip(lines, ['', *bars])]
@@ -2669,6 +2971,7 @@ def format_row(reading: Reading) -> list[str]:
         str(process.pid or '-'),
         format_duration(reading.uptime) if process.pid else process.statename,
         unknown if reading.memory is None else format_size(reading.memory),
+        '-' if reading.peak is None else format_size(reading.peak),
         describe_sizes(reading),
         reading.limit.given if reading.limit else 'no option',
         '-' if share is None else f'{share:.0%}',

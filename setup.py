@@ -19,6 +19,7 @@ setup(
     py_modules=['memmon'],
     python_requires='>=3.8',
     install_requires=['supervisor>=4.1.0'],
+    extras_require={'metrics': ['prometheus_client']},
     entry_points={'console_scripts': ['memmon = memmon:main']},
     classifiers=[
         'Development Status :: 5 - Production/Stable',
