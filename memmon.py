@@ -1933,10 +1933,11 @@ class Worker:
 
     def unpaid(self) -> list[Job]:
         """Return what a worker that has been killed owes."""
-        owed = [(job, self.notes[job.debt.number]) for job in self.jobs
-                if job.debt.number in self.notes and not self.is_done(job)]
-        return [job._replace(debt=Debt(note.state, note.start, bool(note.is_reported)))
-                for job, note in owed if note.state != NOT_OWED]
+        # What it has not told of is as it was when the worker began.
+        last = [(job, self.notes.get(job.debt.number, job.debt)) for job in self.jobs
+                if not self.is_done(job)]
+        return [job._replace(debt=Debt(known.state, known.start, bool(known.is_reported)))
+                for job, known in last if known.state != NOT_OWED]
 
 
 class Workers:
