@@ -1620,7 +1620,12 @@ def is_not_starting(seen: Process) -> bool:
 
 
 def has_come_up(seen: Process) -> bool:
-    """Tell whether supervisord is done with starting a process, for better or worse."""
+    """Tell whether supervisord is done with starting a process, for better or worse.
+
+    It may be about to start again what has just ended: autorestart does within a second.
+    """
+    if seen.state == ProcessStates.EXITED:
+        return not 0 <= seen.now - seen.stop < 3
     return seen.state not in (ProcessStates.STARTING, ProcessStates.BACKOFF)
 
 
