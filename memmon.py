@@ -60,6 +60,7 @@ itself, nor again what uses more than its limit as soon as it is started.
 from __future__ import annotations
 
 import array
+import collections
 import configparser
 import contextlib
 import datetime
@@ -501,6 +502,12 @@ def run_for_user(command: str, timeout_secs: int, text: bytes = b'',
     relay = threading.Thread(target=copy_to_stderr, args=(reader,), daemon=True)
     try:
         relay.start()
+    except RuntimeError:  # no room for a thread: the command matters more than what it prints
+        os.close(reader)
+        os.close(writer)
+        run(command, timeout_secs, text, subprocess.DEVNULL, env)
+        return
+    try:
         run(command, timeout_secs, text, writer, env)
     finally:
         os.close(writer)
@@ -540,8 +547,12 @@ class ProcFiles:
     def children(self, pid: int) -> list[int]:
         pids: list[int] = []
         for task in os.listdir(f'/proc/{pid}/task'):
-            with open(f'/proc/{pid}/task/{task}/children', 'rb') as children:
-                pids += map(int, children.read().split())
+            try:
+                with open(f'/proc/{pid}/task/{task}/children', 'rb') as children:
+                    pids += map(int, children.read().split())
+            except (FileNotFoundError, ProcessLookupError):
+                if task == str(pid):  # else it is a thread that has ended just now
+                    raise
         return pids
 
     def rss(self, pid: int) -> int | None:
@@ -1846,28 +1857,40 @@ class Work:
     """The jobs of a worker, as the worker does them: a thread for each group."""
 
     def __init__(self, options: Options, restarter: Restarter, pipe: int) -> None:
-        # Imported here: costs 400 KB, and the listener does not need it.
-        from concurrent.futures import ThreadPoolExecutor
         self.options = options
         self.restarter = restarter
         self.pipe = pipe  # to the listener
-        self.restarts = ThreadPoolExecutor(MAX_RESTARTS_AT_ONCE)
-        # Mails, and starts that supervisord refuses for long: they hold up no restart.
-        self.others = ThreadPoolExecutor(1000)
+        self.waiting: collections.deque[Sequence[Job]] = collections.deque()  # groups
+        self.threads: list[threading.Thread] = []
 
     def do(self, groups: Sequence[Sequence[Job]], news: Sequence[News]) -> None:
         """Restart the processes of several groups side by side, those of each group in turn.
 
         News that has been logged already is delivered.
         """
-        for item in news:
-            self.others.submit(self.attempt, deliver, self.options, item)
         for job in itertools.chain.from_iterable(groups):
             job.debt.tell = self.tell
-        for group in groups:
-            self.restarts.submit(self.attempt, self.restart_group, group)
-        self.restarts.shutdown()
-        self.others.shutdown()
+        self.waiting.extend(groups)
+        for item in news:
+            self.spawn(deliver, self.options, item)
+        for _ in groups[1:MAX_RESTARTS_AT_ONCE]:
+            self.spawn(self.restart_groups)
+        self.restart_groups()
+        while self.threads:
+            self.threads.pop().join()
+
+    def spawn(self, do: Callable[..., None], *args: Any) -> None:
+        """Do something in a thread of its own; in this one where no more can be started.
+
+        Not in a ThreadPoolExecutor, which keeps what it has failed to start a thread for.
+        """
+        thread = threading.Thread(target=self.attempt, args=(do, *args))
+        try:
+            thread.start()
+        except RuntimeError:  # no memory for a stack; and a limit of processes counts threads
+            self.attempt(do, *args)
+        else:
+            self.threads.append(thread)
 
     def attempt(self, do: Callable[..., None], *args: Any) -> None:
         """Do something in a thread, and log what goes wrong: nobody else would see it."""
@@ -1875,6 +1898,12 @@ class Work:
             do(*args)
         except Exception as error:
             log.error('a worker failed: %s: %s', type(error).__name__, reason_of(error))
+
+    def restart_groups(self) -> None:
+        """Restart one group after the other, as long as any waits."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self.attempt(self.restart_group, self.waiting.popleft())
 
     def restart_group(self, jobs: Sequence[Job]) -> None:
         """Restart the processes of a group, one after the other."""
@@ -1888,9 +1917,9 @@ class Work:
             has_failed = has_failed or result.outcome == START_FAILED
             if job.debt.state == NOT_OWED:
                 self.tell(job.debt, result)
-                self.others.submit(self.attempt, self.report, job, result)
+                self.spawn(self.report, job, result)  # mail and commands hold up no restart
             else:
-                self.others.submit(self.attempt, self.pay_later, job, result)
+                self.spawn(self.pay_later, job, result)
 
     def pay_later(self, job: Job, result: Result) -> None:
         """Report that a start fails, go on trying, and report the end of it."""
@@ -1953,6 +1982,8 @@ class Workers:
         self.server = server
         self.workers: list[Worker] = []
         self.debts: list[Job] = []
+        self.threads: list[threading.Thread] = []  # where no worker process could be forked
+        self.listener_pid = os.getpid()
         self.is_ending = False
 
     def under_way(self) -> list[Job]:
@@ -1983,7 +2014,12 @@ class Workers:
         elif pid:
             os.close(writer)
         else:
-            self.work_in_threads(task, writer)
+            try:
+                self.work_in_threads(task, writer)
+            except (RuntimeError, MemoryError):
+                os.close(reader)
+                os.close(writer)
+                raise
         self.workers.append(Worker(pid, reader, jobs))
 
     def fork(self) -> int | None:
@@ -2007,7 +2043,7 @@ class Workers:
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(null, 1)
-            has_gone = functools.partial(is_orphan, os.getppid())
+            has_gone = functools.partial(is_orphan, self.listener_pid)
             self.work(task, pipe, has_gone)
         except BaseException as error:
             log.error('a worker failed: %s: %s', type(error).__name__, error)
@@ -2017,10 +2053,21 @@ class Workers:
     def work_in_threads(self, task: Task, pipe: int) -> None:
         """Do the work of a worker in threads of the listener, which outlive a SIGTERM."""
         signal.signal(signal.SIGTERM, end_quietly)
-        threading.Thread(target=self.work, args=(task, pipe, self.has_gone)).start()
+        thread = threading.Thread(target=self.work, args=(task, pipe, self.has_gone))
+        thread.start()
+        self.threads = [other for other in self.threads if other.is_alive()] + [thread]
 
     def has_gone(self) -> bool:
         return self.is_ending
+
+    def end(self) -> None:
+        """Have nothing new begun, and wait until the threads have paid what they owe.
+
+        An interpreter that ends waits for them, too, but lets them start no other threads.
+        """
+        self.is_ending = True
+        for thread in self.threads:
+            thread.join()
 
     def work(self, task: Task, pipe: int, has_gone: Callable[[], bool]) -> None:
         """Do a task, and close the pipe."""
@@ -2067,6 +2114,7 @@ def do_nothing(signum: int, frame: FrameType | None) -> None:
 
 def end_quietly(signum: int, frame: FrameType | None) -> None:
     """Handle a signal by ending, as soon as what is owed is paid."""
+    signal.signal(signum, do_nothing)  # another one must not cut that short
     raise SystemExit(0)
 
 
@@ -2763,7 +2811,7 @@ def listen(options: Options, server: Server) -> None:
     except BrokenPipeError:
         pass  # supervisord has ended
     finally:
-        listener.workers.is_ending = True
+        listener.workers.end()
 
 
 # Check: one look, for a person.
