@@ -1073,8 +1073,8 @@ def is_urgent(reading: Reading) -> bool:
 
 def is_near(reading: Reading, percent: float) -> bool:
     """Tell whether so much of the limit is used; 0 percent means never."""
-    share = share_of(reading)
-    return bool(percent and share is not None and share * 100 >= percent)
+    share = share_of(reading) if percent else None
+    return share is not None and share * 100 >= percent
 
 
 def share_of(reading: Reading) -> float | None:
