@@ -2313,7 +2313,8 @@ class Watch:
         if self.options.kind == 'pss' and exceeds(self.total, size):
             self.total = measure_total(processes, self.supervisord_pid, 'pss')
         if not exceeds(self.total, size):
-            self.total_since, self.has_told_total = None, False
+            if self.total_since is not None:
+                self.forget_total()
             return None
         self.total_since = now if self.total_since is None else self.total_since
         readings = []
@@ -2324,6 +2325,13 @@ class Watch:
                                   trees[process.pid], None, limit, size, urgent, self.total)
                 readings.append((watched, self.count(processes, reading)))
         return sorted(readings, key=lambda pair: pair[1].memory or 0, reverse=True)
+
+    def forget_total(self) -> None:
+        """Forget what was reported because of the limit of the total, which is not exceeded."""
+        self.total_since, self.has_told_total = None, False
+        for watched in self.running:
+            if watched.over_since is None:
+                watched.told.clear()
 
     def count(self, processes: Processes, reading: Reading) -> Reading:
         """Return a reading with the PSS, if that counts and the RSS is a reason to act."""
@@ -2659,7 +2667,7 @@ class Listener:
             verdicts = self.judge_each(readings, now)
             verdicts += self.judge_total(processes, verdicts, now)
             if self.watch.hidden and not self.watch.running:
-                failure = f'no process can be measured: {HIDDEN}'
+                failure = 'no process can be measured'
         except (MeasureError, SupervisordError) as error:
             failure = str(error)
         except Exception as error:
@@ -2673,9 +2681,10 @@ class Listener:
         """Return what to report of a tick at which nothing could be checked, or no more."""
         failures, self.failures = self.failures, self.failures + 1 if failure else 0
         if failure:
-            is_second = failures == 1
-            return [News(logging.ERROR, f'nothing checked at this tick: {failure}',
-                         'nothing could be checked at two ticks in a row' if is_second else '')]
+            subject = 'nothing could be checked at two ticks in a row' if failures == 1 else ''
+            is_known = self.watch.hidden and not subject  # the log has named what is hidden
+            return [News(logging.DEBUG if is_known else logging.ERROR,
+                         f'nothing checked at this tick: {failure}', subject)]
         if failures > 1:
             return [News(logging.INFO, f'processes are checked again, after {failures} ticks',
                          'processes are checked again')]
