@@ -2657,7 +2657,8 @@ class Listener:
 
     def tick(self) -> None:
         """Look at the processes, decide, and have restarted what is to be restarted."""
-        verdicts: list[Verdict] = []
+        due: list[Verdict] = []
+        news: list[News] = []
         failure = ''
         try:
             now = time.monotonic()
@@ -2666,16 +2667,18 @@ class Listener:
                 log_readings(readings)
             verdicts = self.judge_each(readings, now)
             verdicts += self.judge_total(processes, verdicts, now)
+            due = [verdict for verdict in verdicts if verdict[2] == DUE]
+            news = self.news_of(verdicts)
             if self.watch.hidden and not self.watch.running:
                 failure = 'no process can be measured'
         except (MeasureError, SupervisordError) as error:
             failure = str(error)
-        except Exception as error:
+        except Exception as error:  # a tick survives anything
             failure = f'{type(error).__name__}: {reason_of(error)}'
-        news = [*self.news_of_failure(failure), *self.news_of(verdicts)]
+        news = [*self.news_of_failure(failure), *news]
         for item in news:
             log.log(item.level, '%s', item.line)
-        self.dispatch([verdict for verdict in verdicts if verdict[2] == DUE], news)
+        self.dispatch(due, news)
 
     def news_of_failure(self, failure: str) -> list[News]:
         """Return what to report of a tick at which nothing could be checked, or no more."""
@@ -2766,7 +2769,7 @@ class Listener:
             self.workers.dispatch(
                 jobs, [item for item in news if is_deliverable(self.options, item)],
                 self.watch.supervisord_pid)
-        except (OSError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # no memory, no descriptor, no thread
             log.error('no restarts before the next tick: %s', reason_of(error))
 
 
