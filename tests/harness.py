@@ -1,60 +1,100 @@
-"""A real supervisord, a memmon to which a test sends events, and patience until something is true."""
+"""A real supervisord, a memmon that gets its events from a test, and waits that have an end."""
+
+from __future__ import annotations
 
 import os
+import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, TypeVar
+from typing import Any, Callable, Mapping, NamedTuple, Sequence, TypeVar
 
-from supervisor import childutils
+import rpc
 
 BIN = Path(sys.executable).parent
 MEMMON = str(BIN / 'memmon')
 HOG = str(Path(__file__).parent / 'hog.py')
-LIMIT = '30MB'  # a hog at rest is below it, one that has taken its memory above
+
+# Python itself takes 10 to 20 MB.
+LIMIT = '40MB'  # a hog at rest is far below it, one that has taken its 60 MB far above
+BIG_MB = 55
+
+WAIT_SECS = 30  # for what takes a second on a machine that has nothing else to do
+RUN_SECS = 60   # for a command that ends by itself
 
 T = TypeVar('T')
 
 
-def wait_until(get: Callable[[], Optional[T]], secs: float = 20) -> T:
-    """Return what get returns as soon as it is true."""
+# Waits and commands.
+
+def wait_until(attempt: Callable[[], T], secs: float = WAIT_SECS) -> T:
+    """Call a function until its assertions hold; return what it returns.
+
+    When time is up, the assertion that failed last is raised: it says what was seen last.
+    """
     deadline = time.monotonic() + secs
-    while time.monotonic() < deadline:
-        value = get()
-        if value:
-            return value
+    while True:
+        try:
+            value = attempt()
+            break
+        except AssertionError:
+            if time.monotonic() >= deadline:
+                raise
         time.sleep(0.05)
-    raise AssertionError(f'{get} was not true within {secs} seconds')
+    if isinstance(value, bool):
+        raise TypeError('wait_until needs a function that asserts, not one that returns a bool')
+    return value
 
 
-def hog(name: str, *args: str, command: str = '', section: str = 'program', **settings: object) -> str:
-    """Return a section of supervisord.conf for a program that takes 40 MB."""
-    lines = [f'[{section}:{name}]', f"command={command or ' '.join([sys.executable, HOG, *args])}"]
-    settings = {'startsecs': 0, 'stopwaitsecs': 60, **settings}
-    return '\n'.join(lines + [f'{key}={value}' for key, value in settings.items()]) + '\n'
+def assert_equal(seen: object, expected: object) -> None:
+    """Assert that two values are equal; for the lambdas of wait_until."""
+    assert seen == expected, f'{seen!r} instead of {expected!r}'
 
 
-def memmon_section(*args: str, **settings: object) -> str:
-    """Return a section of supervisord.conf for memmon, to be started when the programs have taken their memory."""
-    command = ' '.join(shlex.quote(arg) for arg in (MEMMON, *args))
-    return hog('memmon', command=command, section='eventlistener', events='TICK_5', autostart='false', **settings)
+def assert_in(text: str, log: str) -> None:
+    """Assert that a text is in a log; for the lambdas of wait_until."""
+    assert text in log, f'{text!r} is not in: {log}'
 
 
-SAVE_MAIL = ['-m', 'bob@example.com', '-s', 'cat > new.$$ && mv new.$$ mail.$$']
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    status: int
+    stdout: str
+    stderr: str
 
 
-def read_mails(path: Path) -> List[str]:
-    """Return the mails that SAVE_MAIL has saved whole."""
-    return [mail.read_text() for mail in path.glob('mail.*')]
+def run(*command: str | Path, stdin: bytes = b'', env: Mapping[str, str] | None = None,
+        cwd: Path | None = None) -> Done:
+    """Run a command to its end; env is added to the environment."""
+    done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env={**os.environ, **(env or {})}, cwd=cwd, check=False,
+                          timeout=RUN_SECS)
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
+
+def in_pid_namespace(*command: str) -> list[str]:
+    """Return a command that runs another one where it sees no process but its own."""
+    return ['unshare', '--pid', '--fork', '--kill-child', '--mount-proc', *command]
+
+
+@lru_cache(maxsize=None)
+def has_pid_namespaces() -> bool:
+    """Tell whether in_pid_namespace works here: it needs root, Linux, and no sandbox."""
+    return bool(shutil.which('unshare')) and run(*in_pid_namespace('true')).status == 0
+
+
+# Processes.
 
 def rss_kb(pid: int) -> int:
-    """Return the RSS of a process; 0 where there is none."""
-    ps = subprocess.run(['ps', '-o', 'rss=', '-p', str(pid)], stdout=subprocess.PIPE, check=False)
-    return int(ps.stdout or 0)
+    """Return the RSS of a process; 0 if there is none."""
+    return int(run('ps', '-o', 'rss=', '-p', str(pid)).stdout or 0)
 
 
 def rss_mb(pid: int) -> float:
@@ -63,44 +103,134 @@ def rss_mb(pid: int) -> float:
 
 def is_running(pid: int) -> bool:
     """Tell whether a process is there, and no zombie."""
-    ps = subprocess.run(['ps', '-o', 'stat=', '-p', str(pid)], stdout=subprocess.PIPE, check=False)
-    return bool(ps.stdout.strip()) and not ps.stdout.startswith(b'Z')
+    stat = run('ps', '-o', 'stat=', '-p', str(pid)).stdout.strip()
+    return bool(stat) and not stat.startswith('Z')
 
 
-def children_of(pid: int) -> List[int]:
-    ps = subprocess.run(['ps', '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'stat='], stdout=subprocess.PIPE, check=True)
-    rows = [line.split() for line in ps.stdout.splitlines()]
-    return [int(child) for child, parent, stat in rows if int(parent) == pid]
+def children_of(pid: int) -> list[int]:
+    """Return the pids of the children of a process, zombies among them."""
+    rows = run('ps', '-A', '-o', 'pid=', '-o', 'ppid=').stdout.split()
+    return [int(child) for child, parent in zip(rows[::2], rows[1::2]) if int(parent) == pid]
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Return the pids of all processes below a process."""
+    pids = children_of(pid)
+    return pids + [descendant for child in pids for descendant in descendants_of(child)]
+
+
+def processes_in(path: Path) -> dict[int, str]:
+    """Return the running processes that work in a directory, with their command lines.
+
+    Without the /proc of Linux, none.
+    """
+    found = {}
+    for entry in Path('/proc').glob('[0-9]*'):
+        try:
+            if os.readlink(entry / 'cwd') == str(path):
+                command = (entry / 'cmdline').read_bytes().decode(errors='replace')
+                found[int(entry.name)] = command.replace('\0', ' ').strip()
+        except OSError:
+            pass  # it has ended
+    return found
+
+
+def open_files(pid: int) -> dict[int, str]:
+    """Return what the file descriptors of a process refer to, by number; needs Linux's /proc."""
+    files = {}
+    for entry in Path(f'/proc/{pid}/fd').iterdir():
+        try:
+            files[int(entry.name)] = os.readlink(entry)
+        except FileNotFoundError:
+            pass  # it was closed just now
+    return files
+
+
+def kill(*pids: int) -> None:
+    """Kill processes, some of which may have ended already."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child of this process, and reap it."""
+    process.kill()
+    process.wait(RUN_SECS)
+
+
+# supervisord and its configuration.
+
+def section(name: str, *hog_args: str, kind: str = 'program', command: str = '',
+            **settings: Any) -> str:
+    """Return a section of supervisord.conf, by default for a hog that takes its memory at once."""
+    hog = ' '.join(map(shlex.quote, [sys.executable, '-S', HOG, *hog_args])).replace('%', '%%')
+    settings = {'command': command or hog, 'startsecs': 0, 'stopwaitsecs': 60, **settings}
+    lines = [f'{key}={value}\n' for key, value in settings.items()]
+    return f'[{kind}:{name}]\n' + ''.join(lines)
+
+
+def pool_section(name: str, count: int, *hog_args: str, **settings: Any) -> str:
+    """Return the section of a program with processes NAME:NAME_00, NAME:NAME_01, and so on."""
+    return section(name, *hog_args, numprocs=count,
+                   process_name='%(program_name)s_%(process_num)02d', **settings)
+
+
+def group_section(name: str, *programs: str) -> str:
+    return f'[group:{name}]\nprograms={",".join(programs)}\n'
+
+
+def memmon_section(*args: str, **settings: Any) -> str:
+    """Return the section of memmon, to be started when the programs have taken their memory."""
+    command = ' '.join(map(shlex.quote, [MEMMON, *args])).replace('%', '%%')
+    settings = {'events': 'TICK_5', 'autostart': 'false', **settings}
+    return section('memmon', kind='eventlistener', command=command, **settings)
+
+
+UNIX_SERVER = '[unix_http_server]\nfile=%(here)s/s\n'
+PASSWORD = 'username=bob\npassword=secret\n'
+CLIENT = '[supervisorctl]\nserverurl=unix://%(here)s/s\n'
+RPC_INTERFACE = ('[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory='
+                 'supervisor.rpcinterface:make_main_rpcinterface\n')
 
 
 class Supervisord:
     """A real supervisord in a directory of its own."""
 
-    server = '[unix_http_server]\nfile=%(here)s/s\n[supervisorctl]\nserverurl=unix://%(here)s/s\n'
-    interface = ('[rpcinterface:supervisor]\n'
-                 'supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n')
-
-    def __init__(self, path: Path, sections: str, server: str = '', interface: str = interface,
-                 settings: str = '', wrapper: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, sections: str = '', *, server: str = UNIX_SERVER + CLIENT,
+                 interface: str = RPC_INTERFACE, settings: str = '',
+                 wrapper: Sequence[str] = ()) -> None:
+        """Start it: settings are for the section [supervisord], wrapper is a command before it."""
         self.path = path
         self.conf = path / 'supervisord.conf'
         self.log = path / 'supervisord.log'
+        self.errors = path / 'supervisord.err'
         self.env = {'SUPERVISOR_SERVER_URL': f'unix://{path}/s'}
         self.conf.write_text(
-            f'[supervisord]\nnodaemon=true\nlogfile={self.log}\npidfile={path}/pid\nchildlogdir={path}\n'
-            + settings + (server or self.server) + interface + sections)
-        self.process = subprocess.Popen([*wrapper, str(BIN / 'supervisord'), '-n', '-c', str(self.conf)], cwd=path,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            f'[supervisord]\nnodaemon=true\nlogfile={self.log}\npidfile={path}/pid\n'
+            f'childlogdir={path}\n{settings}\n{server}\n{interface}\n{sections}')
+        with self.errors.open('wb') as errors:
+            self.process = subprocess.Popen(
+                [*wrapper, str(BIN / 'supervisord'), '-n', '-c', str(self.conf)], cwd=path,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
 
     def wait_ready(self) -> None:
-        wait_until(lambda: self.log.exists() and 'supervisord started with pid' in self.log.read_text())
+        """Wait until it answers calls."""
+        wait_until(self.assert_ready)
+
+    def assert_ready(self) -> None:
+        if self.process.poll() is not None:
+            raise RuntimeError(f'supervisord has ended: {self.errors.read_text()}')
+        assert_in('supervisord started with pid', self.log.read_text() if self.log.exists() else '')
 
     def call(self, method: str, *args: object) -> Any:
-        with childutils.getRPCInterface({**os.environ, **self.env}) as server:
-            return getattr(server.supervisor, method)(*args)
+        """Call a method of the supervisor namespace. Raises xmlrpc.client.Fault."""
+        return rpc.call(self.env, f'supervisor.{method}', *args)
 
-    def info(self, name: str) -> Dict[str, Any]:
-        info: Dict[str, Any] = self.call('getProcessInfo', name)
+    def info(self, name: str) -> dict[str, Any]:
+        info: dict[str, Any] = self.call('getProcessInfo', name)
         return info
 
     def pid(self, name: str) -> int:
@@ -109,93 +239,260 @@ class Supervisord:
     def state(self, name: str) -> str:
         return str(self.info(name)['statename'])
 
-    def wait_state(self, name: str, state: str, secs: float = 20) -> None:
-        wait_until(lambda: self.state(name) == state, secs)
+    def states(self, group: str = '') -> dict[str, str]:
+        """Return the states of the members of a group by process name; of all without a group."""
+        return {info['name']: info['statename'] for info in self.call('getAllProcessInfo')
+                if group in ('', info['group'])}
 
-    def wait_new_pid(self, name: str, old_pid: int, secs: float = 20) -> int:
-        wait_until(lambda: self.pid(name) not in (0, old_pid) and self.state(name) == 'RUNNING', secs)
-        return self.pid(name)
+    def wait_state(self, name: str, state: str, secs: float = WAIT_SECS) -> None:
+        wait_until(lambda: self.assert_state(name, state), secs)
+
+    def assert_state(self, name: str, state: str) -> None:
+        seen = self.state(name)
+        assert seen == state, f'{name} is {seen}, not {state}'
+
+    def wait_up(self, *names: str) -> list[int]:
+        """Wait until processes are RUNNING; return their pids."""
+        return [self.wait_new_pid(name, 0) for name in names]
+
+    def wait_big(self, *names: str) -> list[int]:
+        """Wait until hogs are RUNNING and have taken their memory; return their pids."""
+        return [wait_until(lambda: self.assert_big(name)) for name in names]
+
+    def assert_big(self, name: str) -> int:
+        pid = self.assert_new_pid(name, 0)
+        assert rss_mb(pid) > BIG_MB, f'{name} has {rss_mb(pid)} MB, not more than {BIG_MB}'
+        return pid
+
+    def wait_new_pid(self, name: str, old_pid: int, secs: float = WAIT_SECS) -> int:
+        """Wait until a process is RUNNING with another pid than before; return it."""
+        return wait_until(lambda: self.assert_new_pid(name, old_pid), secs)
+
+    def assert_new_pid(self, name: str, old_pid: int) -> int:
+        info = self.info(name)
+        assert info['statename'] == 'RUNNING' and info['pid'] not in (0, old_pid), (
+            f"{name} is {info['statename']} with pid {info['pid']}, not RUNNING with another "
+            f'than {old_pid}')
+        return int(info['pid'])
+
+    def spawned(self, name: str) -> int:
+        """Return how often a process was started."""
+        return self.log.read_text().count(f"spawned: '{name}'")
 
     def start_memmon(self) -> int:
-        """Start memmon's section; return its pid."""
+        """Start the memmon of memmon_section; return its pid."""
         self.call('startProcess', 'memmon')
         return self.pid('memmon')
 
-    def wait_big(self, *names: str) -> List[int]:
-        """Wait until programs have taken their memory; return their pids."""
-        for name in names:
-            wait_until(lambda: self.state(name) == 'RUNNING' and rss_mb(self.pid(name)) > 35)
-        return [self.pid(name) for name in names]
-
-    def spawned(self, name: str) -> int:
-        """Return how often a program was started."""
-        return self.log.read_text().count(f"spawned: '{name}'")
+    def memmon_log(self) -> str:
+        """Return what the memmon of memmon_section has logged."""
+        return str(self.call('readProcessStderrLog', 'memmon', 0, 0))
 
     def ctl(self, *args: str) -> str:
-        done = subprocess.run([BIN / 'supervisorctl', '-c', self.conf, *args], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, check=False)
-        return done.stdout.decode()
+        """Return what supervisorctl prints."""
+        done = run(BIN / 'supervisorctl', '-c', self.conf, *args)
+        return done.stdout + done.stderr
+
+    def configure(self, sections: str) -> None:
+        """Put other sections in the place of those given at the start, as supervisorctl update."""
+        text = self.conf.read_text()
+        end = text.index(RPC_INTERFACE) + len(RPC_INTERFACE)
+        self.conf.write_text(text[:end] + sections)
+        self.ctl('update')
+
+    @property
+    def socket(self) -> Path:
+        return self.path / 's'
+
+    def hide_socket(self) -> None:
+        """Make supervisord unreachable, as if it was down."""
+        self.socket.rename(self.path / 'away')
+
+    def show_socket(self) -> None:
+        (self.path / 'away').rename(self.socket)
 
     def end(self) -> None:
-        """End supervisord and everything that it started."""
-        self.process.send_signal(signal.SIGSTOP)
-        for child in children_of(self.process.pid):
-            for pid in [*children_of(child), child]:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-        self.process.kill()
-        self.process.wait()
+        """End it and everything below it, at once."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGSTOP)  # so that it starts nothing again
+            kill(*descendants_of(self.process.pid))
+        end_process(self.process)
 
 
-class Memmon:
-    """A memmon to which a test sends events, as supervisord would."""
+class GroupWatch:
+    """Looks at a group all the time, in a thread, and fails if two members are ever down at once.
 
-    def __init__(self, path: Path, *args: str, env: Dict[str, str], command: str = MEMMON) -> None:
+    To be used in a with statement. Down is what is not RUNNING.
+    """
+
+    def __init__(self, supervisord: Supervisord, group: str) -> None:
+        self.supervisord = supervisord
+        self.group = group
+        self.looks = 0
+        self.most_down: dict[str, str] = {}  # with their states
+        self.error: Exception | None = None
+        self.is_ending = threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+
+    def watch(self) -> None:
+        try:
+            while not self.is_ending.wait(0.02):
+                self.look()
+        except Exception as error:
+            self.error = error
+
+    def look(self) -> None:
+        states = self.supervisord.states(self.group)
+        down = {name: state for name, state in states.items() if state != 'RUNNING'}
+        if len(down) > len(self.most_down):
+            self.most_down = down
+        self.looks += 1
+
+    def __enter__(self) -> GroupWatch:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_ending.set()
+        self.thread.join(RUN_SECS)
+        assert not self.thread.is_alive() and not self.error, f'watching ended with {self.error!r}'
+        assert self.looks, f'nobody has looked at the group {self.group}'
+        assert len(self.most_down) <= 1, f'down at once: {self.most_down}'
+
+
+# memmon.
+
+def messages(log: str) -> list[str]:
+    """Return the lines of memmon's log without their times."""
+    return [line.split(' ', 2)[2] for line in log.splitlines()]
+
+
+class Listener:
+    """A memmon that gets its events from a test, as it would from supervisord."""
+
+    def __init__(self, path: Path, *args: str, env: Mapping[str, str], command: str = MEMMON,
+                 wrapper: Sequence[str] = ()) -> None:
+        """Start it; env is added to the environment, wrapper is a command before memmon's own."""
         self.stderr = path / f'memmon-{time.monotonic_ns()}.log'
         with self.stderr.open('w') as stderr:
-            self.process = subprocess.Popen([command, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            stderr=stderr, env={**os.environ, **env}, cwd=path)
+            self.process = subprocess.Popen(
+                [*wrapper, command, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=stderr, env={**os.environ, **env}, cwd=path, bufsize=0)
         self.pid = self.process.pid
         assert self.process.stdin and self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        os.set_blocking(self.stdin.fileno(), False)
         self.serial = 0
         self.is_ready = False
+        self.unread = b''
+
+    def write(self, data: bytes) -> None:
+        """Write to memmon's stdin, as long as memmon reads."""
+        while data:
+            assert select.select([], [self.stdin], [], WAIT_SECS)[1], (
+                f'memmon does not read its stdin; its log: {self.log()}')
+            data = data[os.write(self.stdin.fileno(), data):]
+
+    def expect(self, answer: bytes) -> None:
+        """Read an answer from memmon's stdout, and assert that it is the expected one."""
+        deadline = time.monotonic() + WAIT_SECS
+        while len(self.unread) < len(answer):
+            left = max(0, deadline - time.monotonic())
+            assert select.select([self.stdout], [], [], left)[0], (
+                f'no {answer!r} from memmon, but {self.unread!r}; its log: {self.log()}')
+            piece = os.read(self.stdout.fileno(), 4096)
+            assert piece, f'memmon has ended instead of saying {answer!r}; its log: {self.log()}'
+            self.unread += piece
+        seen, self.unread = self.unread[:len(answer)], self.unread[len(answer):]
+        assert_equal(seen, answer)
 
     def wait_ready(self) -> None:
         if not self.is_ready:
-            assert self.stdout.readline() == b'READY\n'
+            self.expect(b'READY\n')
             self.is_ready = True
+
+    def begin(self, event: str = 'TICK_5', payload: str = 'when:1201063880') -> None:
+        """Send an event."""
+        self.wait_ready()
+        self.is_ready = False
+        self.serial += 1
+        header = (f'ver:3.0 server:supervisor serial:{self.serial} pool:memmon '
+                  f'poolserial:{self.serial} eventname:{event} len:{len(payload)}\n')
+        self.write((header + payload).encode())
 
     def send(self, event: str = 'TICK_5', payload: str = 'when:1201063880') -> float:
         """Send an event and take the answer; return the seconds that it took."""
-        self.serial += 1
         self.wait_ready()
         began = time.monotonic()
-        header = f'ver:3.0 server:supervisor serial:{self.serial} pool:memmon poolserial:{self.serial}'
-        self.stdin.write(f'{header} eventname:{event} len:{len(payload)}\n{payload}'.encode())
-        self.stdin.flush()
-        assert self.stdout.read(len(b'RESULT 2\nOK')) == b'RESULT 2\nOK'
-        self.is_ready = False
+        self.begin(event, payload)
+        self.expect(b'RESULT 2\nOK')
         return time.monotonic() - began
 
     def log(self) -> str:
         return self.stderr.read_text()
 
-    def is_busy(self) -> bool:
-        """Tell whether a worker is under way."""
-        return any(is_running(child) for child in children_of(self.pid))
+    def messages(self) -> list[str]:
+        """Return the lines of the log without their times."""
+        return messages(self.log())
 
-    def wait_log(self, text: str, count: int = 1, secs: float = 20) -> None:
-        wait_until(lambda: self.log().count(text) >= count, secs)
+    def wait_log(self, text: str, count: int = 1, secs: float = WAIT_SECS) -> None:
+        """Wait until a text is in the log so many times."""
+        wait_until(lambda: self.assert_log(text, count), secs)
+
+    def assert_log(self, text: str, count: int = 1) -> None:
+        log = self.log()
+        assert log.count(text) >= count, f'{text!r} is not there {count} times: {log}'
+
+    def workers(self) -> list[int]:
+        """Return the pids of the children that run."""
+        return [child for child in children_of(self.pid) if is_running(child)]
+
+    def wait_idle(self, secs: float = WAIT_SECS) -> None:
+        """Wait until no worker is under way."""
+        wait_until(self.assert_idle, secs)
+
+    def assert_idle(self) -> None:
+        workers = self.workers()
+        assert not workers, f'workers under way: {workers}; log: {self.log()}'
+
+    def wait_end(self) -> int:
+        """Wait until memmon itself has ended; return its status."""
+        return self.process.wait(WAIT_SECS)
 
     def end(self) -> None:
+        """End it and everything below it, at once."""
+        below = [] if self.process.poll() is not None else descendants_of(self.pid)
         for stream in (self.stdin, self.stdout):
             stream.close()
-        self.process.kill()
-        self.process.wait()
+        end_process(self.process)
+        kill(*below)
+
+
+class Mailbox:
+    """Where memmon's mail goes to, if memmon gets the arguments of the mailbox."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.path.mkdir()
+        # Renamed when it is whole.
+        self.mailer = f'cat > {path}/new.$$ && mv {path}/new.$$ {path}/mail.$$'
+        self.args = ['-m', 'bob@example.com', '-s', self.mailer]
+
+    def mails(self) -> list[str]:
+        """Return the mails, the oldest first."""
+        paths = sorted(self.path.glob('mail.*'), key=lambda path: path.stat().st_mtime_ns)
+        return [path.read_text(encoding='utf-8') for path in paths]
+
+    def wait(self, count: int = 1) -> list[str]:
+        """Wait until there are so many mails; return them."""
+        return wait_until(lambda: self.assert_mails(count))
+
+    def assert_mails(self, count: int) -> list[str]:
+        mails = self.mails()
+        assert len(mails) == count, f'{len(mails)} mails instead of {count}: {mails}'
+        return mails
 
 
 StartSupervisord = Callable[..., Supervisord]
-StartMemmon = Callable[..., Memmon]
+StartListener = Callable[..., Listener]
+BuildPreload = Callable[[str], 'dict[str, str]']

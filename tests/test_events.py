@@ -1,105 +1,130 @@
 """The event protocol, spoken to the real script."""
 
+from __future__ import annotations
+
 import os
-import subprocess
-from typing import Tuple
 
 import pytest
-from harness import (LIMIT, MEMMON, StartMemmon, StartSupervisord, children_of, hog, is_running, rss_kb, wait_until)
+from harness import (LIMIT, MEMMON, Done, StartListener, StartSupervisord, assert_equal,
+                     children_of, messages, open_files, rss_kb, run, section, wait_until)
 
 URL = 'unix:///nonexistent/supervisor.sock'
 
 
-def exchange(stdin: bytes, **env: str) -> Tuple[int, bytes, str]:
-    """Give memmon its whole input at once; return its status, stdout and stderr."""
-    done = subprocess.run([MEMMON, '-a', '1GB'], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env={**os.environ, 'SUPERVISOR_SERVER_URL': URL, **env}, check=False)
-    return done.returncode, done.stdout, done.stderr.decode()
+def exchange(stdin: bytes, **env: str) -> Done:
+    """Give memmon its whole input at once."""
+    return run(MEMMON, '-a', '1GB', stdin=stdin, env={'SUPERVISOR_SERVER_URL': URL, **env})
 
 
 def event(name: str, payload: str = '', server: str = 'supervisor') -> bytes:
-    """Return an event as supervisord writes it, which counts characters and encodes them then."""
-    return (f'ver:3.0 server:{server} serial:21 pool:memmon poolserial:10 eventname:{name} len:{len(payload)}\n'
-            f'{payload}').encode()
+    """Return an event as supervisord writes it, which counts characters and then encodes them."""
+    return (f'ver:3.0 server:{server} serial:21 pool:memmon poolserial:10 eventname:{name} '
+            f'len:{len(payload)}\n{payload}').encode()
 
 
-@pytest.mark.parametrize('stdin, answers', [
-    (b'', b'READY\n'),
-    (event('PROCESS_LOG')[:-1], b'READY\n'),
-    (event('PROCESS_LOG', 'cut off')[:-1], b'READY\n'),
-    (event('PROCESS_LOG'), b'READY\nRESULT 2\nOKREADY\n'),
-    (event('PROCESS_LOG') * 2, b'READY\nRESULT 2\nOKREADY\nRESULT 2\nOKREADY\n'),
+def answers(count: int) -> str:
+    """Return what memmon prints that gets so many events."""
+    return 'READY\n' + 'RESULT 2\nOKREADY\n' * count
+
+
+@pytest.mark.parametrize('stdin, count', [
+    (b'', 0),
+    (event('PROCESS_LOG')[:-1], 0),
+    (event('PROCESS_LOG', 'cut off')[:-1], 0),
+    (event('PROCESS_LOG'), 1),
+    (event('PROCESS_LOG') * 2, 2),
 ])
-def test_end_of_input_ends_memmon(stdin: bytes, answers: bytes) -> None:
-    assert exchange(stdin)[:2] == (0, answers)
+def test_end_of_input_ends_memmon(stdin: bytes, count: int) -> None:
+    done = exchange(stdin)
+    assert (done.status, done.stdout) == (0, answers(count))
 
 
 @pytest.mark.parametrize('payload', [
-    '', '\n', 'a\nb\n\nc', 'a\r\nb\rc', 'ünï©ødé \N{SNOWMAN} \N{PILE OF POO}', '\0\x1a', 'ver:3.0 len:5\n', 'x' * 65536,
+    '',
+    '\n',
+    'a\nb\n\nc',
+    'a\r\nb\rc',
+    'ünï©ødé \N{SNOWMAN} \N{PILE OF POO}',
+    '\0\x1a',
+    'ver:3.0 len:5\n',
+    'x' * 65536,
     'é' * 65536,
 ], ids=lambda payload: ascii(payload[:30]))
 @pytest.mark.parametrize('locale', ['C', 'C.UTF-8', 'en_US.ISO-8859-1'])
-def test_payload_is_taken_whole(payload: str, locale: str) -> None:
+def test_payload_is_read_whole(payload: str, locale: str) -> None:
     stdin = event('PROCESS_LOG_STDOUT', payload) + event('REMOTE_COMMUNICATION')
-    status, answers, log = exchange(stdin, LC_ALL=locale)
-    assert (status, answers) == (0, b'READY\nRESULT 2\nOKREADY\nRESULT 2\nOKREADY\n')
-    assert 'PROCESS_LOG_STDOUT is no TICK event' in log
+    done = exchange(stdin, LC_ALL=locale)
+    assert (done.status, done.stdout) == (0, answers(2))
+    assert 'PROCESS_LOG_STDOUT is no TICK event' in done.stderr
 
 
 @pytest.mark.parametrize('server', ['my host', 'host:9001', 'é'])
 def test_identifier_may_be_anything(server: str) -> None:
-    assert exchange(event('PROCESS_LOG', 'abc', server) * 2)[:2] == (0, b'READY\n' + b'RESULT 2\nOKREADY\n' * 2)
+    done = exchange(event('PROCESS_LOG', 'abc', server) * 2)
+    assert (done.status, done.stdout) == (0, answers(2))
 
 
 @pytest.mark.parametrize('header', [
-    'nonsense\n', '\n', 'eventname:TICK_5\n', 'len:5\n', 'eventname:TICK_5 len:\n', 'eventname:TICK_5 len:-5\n',
+    'nonsense\n',
+    '\n',
+    'eventname:TICK_5\n',
+    'len:5\n',
+    'eventname:TICK_5 len:\n',
+    'eventname:TICK_5 len:-5\n',
     'eventname:TICK_5 len:many\n',
 ])
 def test_header_that_cannot_be_read_ends_memmon(header: str) -> None:
-    assert exchange(header.encode()) == (1, b'READY\n', f'memmon: this is no header of an event: {header!r}\n')
+    done = exchange(header.encode())
+    assert (done.status, done.stdout) == (1, answers(0))
+    assert done.stderr.splitlines()[1:] == [
+        f'memmon: this is no header of an event: {header!r}']
 
 
-def test_other_events_are_told_of_once() -> None:
-    status, answers, log = exchange(event('PROCESS_STATE_FATAL', 'x') + event('PROCESS_STATE_EXITED') * 2)
-    assert (status, answers) == (0, b'READY\n' + b'RESULT 2\nOKREADY\n' * 3)
-    assert log.count('\n') == 1
-    assert log.endswith(' WARNING memmon: PROCESS_STATE_FATAL is no TICK event; '
-                        'memmon acts on TICK events alone, such as events=TICK_60\n')
+def test_events_that_are_no_ticks_are_reported_once() -> None:
+    done = exchange(event('PROCESS_STATE_FATAL', 'x') + event('PROCESS_STATE_EXITED') * 2)
+    assert (done.status, done.stdout) == (0, answers(3))
+    assert messages(done.stderr)[1:] == [
+        'WARNING memmon: PROCESS_STATE_FATAL is no TICK event; memmon acts on TICK events alone, '
+        'such as events=TICK_60']
 
 
 @pytest.mark.parametrize('name', ['TICK_5', 'TICK_60', 'TICK_3600'])
-def test_every_tick_is_one(name: str, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(hog('big'))
+def test_every_tick_is_one(name: str, start_supervisord: StartSupervisord,
+                           start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big', '--once', 'big'))
     pid, = supervisord.wait_big('big')
-    start_memmon(supervisord, '-a', LIMIT).send(name)
+    start_listener(supervisord, '-a', LIMIT).send(name)
     supervisord.wait_new_pid('big', pid)
 
 
-def test_10000_events_leave_nothing_behind(start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(hog('small', '--mb', '1'))
-    supervisord.wait_state('small', 'RUNNING')
-    memmon = start_memmon(supervisord, '-c', '-p', 'small=1GB', '-a', '1GB')
+@pytest.mark.skipif(not os.path.exists('/proc/self/fd'), reason='needs the /proc of Linux')
+def test_10000_events_leave_nothing_behind(start_supervisord: StartSupervisord,
+                                           start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('small', '--mb', '1'))
+    supervisord.wait_up('small')
+    listener = start_listener(supervisord, '-c', '-p', 'small=1GB', '-a', '1GB')
     odd = ['', '\n', 'a\nb', 'ünï©ødé', 'x' * 65536, '\r\n']
     sizes = []
     for i in range(10000):
         if i % 10:
-            memmon.send(['PROCESS_LOG_STDERR', 'é', 'x.y-z', 'TICKLISH'][i % 4], odd[i % 6])
+            listener.send(['PROCESS_LOG_STDERR', 'é', 'x.y-z', 'TICKLISH'][i % 4], odd[i % 6])
         else:
-            memmon.send()
+            listener.send()
         if i in (100, 9999):
-            sizes.append((rss_kb(memmon.pid), len(os.listdir(f'/proc/{memmon.pid}/fd'))))
+            sizes.append((rss_kb(listener.pid), open_files(listener.pid)))
     (rss_before, files_before), (rss_after, files_after) = sizes
     assert 0 < rss_after <= rss_before * 1.01
     assert files_after == files_before
-    assert children_of(memmon.pid) == []
+    assert children_of(listener.pid) == []
 
 
-def test_workers_are_reaped_at_the_next_event(start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(hog('big'))
-    pid, = supervisord.wait_big('big')
-    memmon = start_memmon(supervisord, '-a', LIMIT)
-    memmon.send()
-    worker, = children_of(memmon.pid)
-    wait_until(lambda: not is_running(worker))
-    memmon.send('PROCESS_LOG')
-    assert children_of(memmon.pid) == []
+def test_worker_that_has_ended_is_reaped(start_supervisord: StartSupervisord,
+                                         start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big', '--once', 'big'))
+    supervisord.wait_big('big')
+    listener = start_listener(supervisord, '-a', LIMIT)
+    listener.send()
+    assert children_of(listener.pid)
+    listener.wait_log('restarted big:big: ')
+    listener.wait_ready()
+    wait_until(lambda: assert_equal(children_of(listener.pid), []))
