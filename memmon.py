@@ -921,9 +921,16 @@ class Server(NamedTuple):
         return looks
 
 
+def to_list(answer: Any) -> list[Any]:
+    """Return the list that supervisord answered. Raises ValueError."""
+    if not isinstance(answer, list):
+        raise ValueError(f'it answers {str(answer)[:100]!r} instead of a list')
+    return answer
+
+
 def to_processes(infos: Any) -> list[Process]:
-    """Return what supervisord answered about all processes. Raises TypeError, ValueError."""
-    return [to_process(info) for info in infos]
+    """Return what supervisord answered about all processes. Raises ValueError."""
+    return [to_process(info) for info in to_list(infos)]
 
 
 def to_looks(answers: Any) -> tuple[Process, Process]:
@@ -937,7 +944,8 @@ def to_looks(answers: Any) -> tuple[Process, Process]:
 
 def to_known(answers: Any) -> list[Process]:
     """Return what supervisord answered to several looks, without faults. Raises ValueError."""
-    return [to_process(answer) for answer in answers if 'faultCode' not in answer]
+    return [to_process(answer) for answer in to_list(answers)
+            if not (isinstance(answer, dict) and 'faultCode' in answer)]
 
 
 def show_url(url: str) -> str:
