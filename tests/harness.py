@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import shutil
@@ -364,7 +365,7 @@ class GroupWatch:
 
 def messages(log: str) -> list[str]:
     """Return the lines of memmon's log without their times."""
-    return [line.split(' ', 2)[2] for line in log.splitlines()]
+    return re.sub(r'^[-\d]{10} [:\d]{8},\d{3} ', '', log, flags=re.M).splitlines()
 
 
 class Listener:
@@ -486,6 +487,16 @@ class Mailbox:
     def wait(self, count: int = 1) -> list[str]:
         """Wait until there are so many mails; return them."""
         return wait_until(lambda: self.assert_mails(count))
+
+    def wait_subject(self, subject: str) -> str:
+        """Wait until there is a mail with a subject; return it."""
+        return wait_until(lambda: self.assert_subject(subject))
+
+    def assert_subject(self, subject: str) -> str:
+        mails = self.mails()
+        found = [mail for mail in mails if f'\nSubject: {subject}\n' in mail]
+        assert found, f'no mail has the subject {subject!r}: {mails}'
+        return found[-1]
 
     def assert_mails(self, count: int) -> list[str]:
         mails = self.mails()
