@@ -1381,7 +1381,7 @@ def is_in_transit(seen: Process) -> bool:
     """Tell whether a process is on its way down or up, or has just been stopped."""
     if seen.state == ProcessStates.STOPPED:
         return 0 <= seen.now - seen.stop < 3
-    return seen.state in (ProcessStates.STARTING, ProcessStates.STOPPING)
+    return seen.state in (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
 
 
 def outcome_of(measured: Process, was_stopped: bool, seen: Process) -> tuple[str, str]:

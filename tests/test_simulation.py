@@ -37,7 +37,8 @@ NOT_YET = float('inf')
 BEGIN = 1_000_000
 SUPERVISORD_PID = 1000
 SMALL, BIG = 50, 200
-OPTIONS = memmon.parse_args(['-a', '100'])
+LIMIT = 100
+OPTIONS = memmon.parse_args(['-a', str(LIMIT)])
 
 
 # The model: what supervisor 4's process.py, rpcinterface.py and supervisord.py do, in their order.
@@ -55,7 +56,7 @@ class Program:
         self.state: int = RUNNING
         self.pid = world.next_pid()
         self.memory = BIG
-        self.start = world.now - rng.choice((1.2, 6.5, 100.0))
+        self.start = world.now - self.startsecs - rng.choice((0.2, 1.2, 100.0))
         self.stop = 0.0
         self.death = NOT_YET  # when the process ends
         self.backoff = 0
@@ -481,14 +482,9 @@ def is_down_by_memmon(program: Program) -> bool:
             and program.state != FATAL)
 
 
-class AtOnce:
-    """An executor that does things at once: a group's restarts go one after the other anyway."""
-
-    def submit(self, call: Callable[..., object], *args: object) -> None:
-        call(*args)
-
-    def shutdown(self) -> None:
-        pass
+def at_once(do: Callable[..., object], *args: object) -> None:
+    """Do something at once, rather than in a thread."""
+    do(*args)
 
 
 # The history: the workers, and the judgement of what they did.
@@ -500,7 +496,8 @@ def make_jobs(world: World, programs: Sequence[Program]) -> list[memmon.Job]:
     for program in programs:
         if program.state == RUNNING and program.memory == BIG:
             process = program.show()
-            reading = memmon.Reading(process, limits.apply_to(process), program.memory, 100)
+            reading = memmon.Reading(process, 100, False, program.memory,
+                                     limit=limits.apply_to(process), size=LIMIT)
             companions = [f'pool:{other.name}' for other in world.programs if other != program]
             program.fate.hit_at = NEVER
             jobs.append(memmon.Job(reading, memmon.Debt(), tuple(companions)))
@@ -514,12 +511,13 @@ def run_worker(world: World, server: Server, jobs: Sequence[memmon.Job]) -> list
     reader, writer = os.pipe()
     worker = memmon.Worker(None, reader, jobs)
     stand_in: Any = server
-    restarter = memmon.Restarter(stand_in, SUPERVISORD_PID, False, world.has_gone)
+    restarter = memmon.Restarter(stand_in, SUPERVISORD_PID, OPTIONS, world.has_gone)
     work: Any = memmon.Work(OPTIONS, restarter, writer)
-    work.restarts = work.others = AtOnce()
+    work.spawn = at_once
+    work.report = functools.partial(judge, world)
     is_killed = False
     try:
-        work.do([jobs])
+        work.do([jobs], [])
     except Killed:
         is_killed = True
     os.close(writer)
@@ -578,8 +576,8 @@ def check_end(world: World, program: Program) -> None:
         world.wrong(f'{program.name} is down, and nobody wanted that')
 
 
-def judge(world: World, options: memmon.Options, job: memmon.Job, result: memmon.Result) -> None:
-    """See whether what memmon reports is what has happened. Stands for report."""
+def judge(world: World, job: memmon.Job, result: memmon.Result) -> None:
+    """See whether what memmon reports is what has happened. Stands for Work.report."""
     program = world.supervisord.programs[job.reading.process.name]
     fate, outcome = program.fate, result.outcome
     fate.outcome = outcome
@@ -619,7 +617,6 @@ def run_history(seed: int, make_server: Callable[[World], Server], patch: pytest
     patch.setattr(memmon, 'time', world)
     patch.setattr(memmon, 'read_process_table', world.read_process_table)
     patch.setattr(memmon, 'is_alive', world.is_alive)
-    patch.setattr(memmon, 'report', functools.partial(judge, world))
     patch.setattr(memmon.log, 'disabled', True)
     play(world, make_server(world))
     return world
