@@ -353,12 +353,6 @@ class Options(NamedTuple):
     help: bool
     version: bool
 
-    @property
-    def uses_percent(self) -> bool:
-        """Whether any limit depends on the memory of the machine."""
-        return any(size and size.percent for limit in (*self.limits, self.total) if limit
-                   for size in limit.sizes or ())
-
 
 class Option(NamedTuple):
     """A row of the table of options; without a parser it is a flag."""
@@ -2258,6 +2252,8 @@ class Watch:
     def __init__(self, options: Options, server: Server) -> None:
         self.options = options
         self.limits = Limits(options.limits)
+        self.uses_percent = any(size and size.percent for limit in (*options.limits, options.total)
+                                if limit for size in limit.sizes or ())
         self.server = server
         self.supervisord_pid = 0                     # 0: not known yet
         self.itself: frozenset[int] = frozenset()    # the pids of memmon and of what started it
@@ -2284,7 +2280,7 @@ class Watch:
         processes, children = self.find_children()
         if children != self.children:
             processes = self.name_children()
-        if self.options.uses_percent:
+        if self.uses_percent:
             self.resolve_limits()
         now, with_descendants = int(time.time()), self.options.cumulative
         counts_pss = self.options.kind == 'pss'
@@ -2367,7 +2363,7 @@ class Watch:
 
     def resolve_limits(self) -> None:
         """Find out what the limits come to: a container can be resized."""
-        self.machine = read_machine_memory() if self.options.uses_percent else 0
+        self.machine = read_machine_memory() if self.uses_percent else 0
         for watched in self.running:
             sizes = watched.limit.sizes if watched.limit else None
             watched.size, watched.urgent = in_bytes(sizes, self.machine)
@@ -2751,7 +2747,7 @@ class Listener:
         """Return what is to be reported of a verdict; None if there is nothing new."""
         now = time.monotonic()
         news = None
-        if verdict != HELD:
+        if verdict == DUE:
             watched.told.discard(HELD)
         if verdict == NEAR and not watched.is_warned:
             watched.is_warned = True
