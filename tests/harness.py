@@ -93,9 +93,37 @@ def has_pid_namespaces() -> bool:
 
 # Processes.
 
+HAS_PROC = Path('/proc/self/stat').exists()
+PAGE_KB = os.sysconf('SC_PAGE_SIZE') // 1024
+
+
+class ProcessStat(NamedTuple):
+    """What the system says of a process."""
+
+    state: str  # R, S, Z, and so on
+    ppid: int
+    rss_kb: int
+
+
+def stat(pid: int) -> ProcessStat | None:
+    """Return what the system says of a process; None if there is none.
+
+    From Linux's /proc where there is one: each ps takes 10 ms and more.
+    """
+    if HAS_PROC:
+        try:
+            fields = Path(f'/proc/{pid}/stat').read_bytes().rpartition(b')')[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        return ProcessStat(fields[0].decode(), int(fields[1]), int(fields[21]) * PAGE_KB)
+    row = run('ps', '-o', 'stat=', '-o', 'ppid=', '-o', 'rss=', '-p', str(pid)).stdout.split()
+    return ProcessStat(row[0][0], int(row[1]), int(row[2])) if row else None
+
+
 def rss_kb(pid: int) -> int:
     """Return the RSS of a process; 0 if there is none."""
-    return int(run('ps', '-o', 'rss=', '-p', str(pid)).stdout or 0)
+    process = stat(pid)
+    return process.rss_kb if process else 0
 
 
 def rss_mb(pid: int) -> float:
@@ -104,14 +132,17 @@ def rss_mb(pid: int) -> float:
 
 def is_running(pid: int) -> bool:
     """Tell whether a process is there, and no zombie."""
-    stat = run('ps', '-o', 'stat=', '-p', str(pid)).stdout.strip()
-    return bool(stat) and not stat.startswith('Z')
+    process = stat(pid)
+    return bool(process and process.state != 'Z')
 
 
 def children_of(pid: int) -> list[int]:
     """Return the pids of the children of a process, zombies among them."""
-    rows = run('ps', '-A', '-o', 'pid=', '-o', 'ppid=').stdout.split()
-    return [int(child) for child, parent in zip(rows[::2], rows[1::2]) if int(parent) == pid]
+    if not HAS_PROC:
+        rows = run('ps', '-A', '-o', 'pid=', '-o', 'ppid=').stdout.split()
+        return [int(child) for child, ppid in zip(rows[::2], rows[1::2]) if int(ppid) == pid]
+    processes = {int(name): stat(int(name)) for name in os.listdir('/proc') if name.isdigit()}
+    return [child for child, process in processes.items() if process and process.ppid == pid]
 
 
 def descendants_of(pid: int) -> list[int]:

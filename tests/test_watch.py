@@ -134,18 +134,6 @@ def assert_uptime(start: int, secs: float) -> None:
     assert uptime > secs, f'up for {uptime} seconds'
 
 
-BODY = r'''memmon: process big:big restarted
-
-host:     \S+
-time:     \d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d [-+]\d\d\d\d
-uptime:   0:00:\d\d
-pid:      {pid}
-RSS:      [\d.]+MB with its descendants
-limit:    {limit}
-set by:   -p big={limit}
-new pid:  {new_pid}
-reason:   {story}
-'''
 STORY = (r'RSS [\d.]+MB with its descendants is over {limit} \(-p big={limit}\), uptime 0:00:\d\d; '
          r'pid {pid} -> {new_pid}, RSS [\d.]+MB -> [\d.]+MB')
 
@@ -164,6 +152,18 @@ def test_mail_and_log_tell_all(start_supervisord: StartSupervisord, start_listen
     assert mail.startswith(
         'To: a@example.com, b@example.com, =?utf-8?q?J=C3=BCrgen?= <c@example.com>\n'
         'Subject: memmon: process big:big restarted\n')
-    body = mail.partition('\n\n')[2]
-    assert re.fullmatch(BODY.format(story=story, **facts), body), body
+    headline, *lines = mail.partition('\n\n')[2].splitlines()
+    assert headline == 'memmon: process big:big restarted'
+    fields = dict(re.split(': +', line, 1) for line in lines if line)
+    for name, pattern in {
+            'host': r'\S+',
+            'time': r'\d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d [-+]\d\d\d\d',
+            'uptime': r'0:00:\d\d',
+            'old pid': str(pid),
+            'new pid': str(facts['new_pid']),
+            'RSS': r'[\d.]+MB with its descendants',
+            'limit': LIMIT,
+            'set by': f'-p big={LIMIT}',
+            'reason': f'restarted big:big: {story}'}.items():
+        assert re.fullmatch(pattern, fields.get(name, 'missing')), (name, mail)
     assert re.fullmatch(f'INFO memmon: restarted big:big: {story}', listener.messages()[-1])
