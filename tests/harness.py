@@ -108,16 +108,23 @@ def is_running(pid: int) -> bool:
     return bool(stat) and not stat.startswith('Z')
 
 
+def parents() -> dict[int, int]:
+    """Return the pid of the parent of each process, zombies among them."""
+    rows = run('ps', '-A', '-o', 'pid=', '-o', 'ppid=').stdout.split()
+    return dict(zip(map(int, rows[::2]), map(int, rows[1::2])))
+
+
 def children_of(pid: int) -> list[int]:
     """Return the pids of the children of a process, zombies among them."""
-    rows = run('ps', '-A', '-o', 'pid=', '-o', 'ppid=').stdout.split()
-    return [int(child) for child, parent in zip(rows[::2], rows[1::2]) if int(parent) == pid]
+    return [child for child, parent in parents().items() if parent == pid]
 
 
 def descendants_of(pid: int) -> list[int]:
     """Return the pids of all processes below a process."""
-    pids = children_of(pid)
-    return pids + [descendant for child in pids for descendant in descendants_of(child)]
+    pids, table = [pid], parents()
+    for pid in pids:  # which grows
+        pids += [child for child, parent in table.items() if parent == pid]
+    return pids[1:]
 
 
 def processes_in(path: Path) -> dict[int, str]:
