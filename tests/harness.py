@@ -136,19 +136,26 @@ def is_running(pid: int) -> bool:
     return bool(process and process.state != 'Z')
 
 
-def children_of(pid: int) -> list[int]:
-    """Return the pids of the children of a process, zombies among them."""
+def parents() -> dict[int, int]:
+    """Return the pid of the parent of each process, zombies among them."""
     if not HAS_PROC:
         rows = run('ps', '-A', '-o', 'pid=', '-o', 'ppid=').stdout.split()
-        return [int(child) for child, ppid in zip(rows[::2], rows[1::2]) if int(ppid) == pid]
+        return dict(zip(map(int, rows[::2]), map(int, rows[1::2])))
     processes = {int(name): stat(int(name)) for name in os.listdir('/proc') if name.isdigit()}
-    return [child for child, process in processes.items() if process and process.ppid == pid]
+    return {pid: process.ppid for pid, process in processes.items() if process}
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the pids of the children of a process, zombies among them."""
+    return [child for child, parent in parents().items() if parent == pid]
 
 
 def descendants_of(pid: int) -> list[int]:
     """Return the pids of all processes below a process."""
-    pids = children_of(pid)
-    return pids + [descendant for child in pids for descendant in descendants_of(child)]
+    pids, table = [pid], parents()
+    for pid in pids:  # which grows
+        pids += [child for child, parent in table.items() if parent == pid]
+    return pids[1:]
 
 
 def processes_in(path: Path) -> dict[int, str]:
