@@ -186,8 +186,8 @@ def group_section(name: str, *programs: str) -> str:
 def memmon_section(*args: str, **settings: Any) -> str:
     """Return the section of memmon, to be started when the programs have taken their memory."""
     command = ' '.join(map(shlex.quote, [MEMMON, *args])).replace('%', '%%')
-    settings = {'events': 'TICK_5', 'autostart': 'false', **settings}
-    return section('memmon', kind='eventlistener', command=command, **settings)
+    settings = {'command': command, 'events': 'TICK_5', 'autostart': 'false', **settings}
+    return section('memmon', kind='eventlistener', **settings)
 
 
 UNIX_SERVER = '[unix_http_server]\nfile=%(here)s/s\n'
@@ -256,13 +256,14 @@ class Supervisord:
         """Wait until processes are RUNNING; return their pids."""
         return [self.wait_new_pid(name, 0) for name in names]
 
-    def wait_big(self, *names: str) -> list[int]:
+    def wait_big(self, *names: str, mb: float = BIG_MB) -> list[int]:
         """Wait until hogs are RUNNING and have taken their memory; return their pids."""
-        return [wait_until(lambda: self.assert_big(name)) for name in names]
+        return [wait_until(lambda: self.assert_big(name, mb)) for name in names]
 
-    def assert_big(self, name: str) -> int:
+    def assert_big(self, name: str, mb: float = BIG_MB) -> int:
         pid = self.assert_new_pid(name, 0)
-        assert rss_mb(pid) > BIG_MB, f'{name} has {rss_mb(pid)} MB, not more than {BIG_MB}'
+        seen = rss_mb(pid)
+        assert seen > mb, f'{name} has {seen} MB, not more than {mb} MB'
         return pid
 
     def wait_new_pid(self, name: str, old_pid: int, secs: float = WAIT_SECS) -> int:

@@ -450,7 +450,7 @@ def test_mailer_holds_up_nothing(command: str, failure: str, start_supervisord: 
     listener.wait_log('restarted big:big: ')
     assert listener.send() < 5
     listener.wait_idle(secs=60)
-    complaints = [line for line in listener.messages() if 'no mail' in line]
+    complaints = [line for line in listener.messages() if 'no mail to ' in line]
     assert complaints == [
         f'ERROR memmon: no mail to bob@example.com: the command {command!r} failed: {failure}'
     ] * bool(failure)
