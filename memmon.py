@@ -1406,8 +1406,12 @@ def is_alive(pid: int) -> bool:
 
 
 def run_commands(options: Options, event: str, reading: Reading, reason: str, new_pid: int = 0
-                 ) -> int:
-    """Run the user's commands for an event, and log how they fail; return the last exit status."""
+                 ) -> bool:
+    """Run the user's commands for an event, and log how they fail.
+
+    Returns whether one of those that come before a restart asks to wait, after which no other is
+    run. Over the second size of the limit none is heard.
+    """
     variables = {
         'MEMMON_EVENT': event,
         'MEMMON_PROCESS': reading.process.namespec,
@@ -1420,17 +1424,16 @@ def run_commands(options: Options, event: str, reading: Reading, reason: str, ne
         'MEMMON_UPTIME': str(reading.uptime),
         'MEMMON_REASON': first_and_last_line(reason),
     }
-    status = 0
     for command in [command for name, command in options.on if name == event]:
         try:
             run_for_user(command, COMMAND_TIMEOUT_SECS, variables=variables)
         except (OSError, ValueError, CommandError) as error:
-            status = getattr(error, 'status', 0)
-            if event == 'before' and status == os.EX_TEMPFAIL:
-                break
-            log.error('%s: the command %r of -o %s failed: %s', reading.process.namespec, command,
-                      event, error)
-    return status
+            if event != 'before' or getattr(error, 'status', 0) != os.EX_TEMPFAIL:
+                log.error('%s: the command %r of -o %s failed: %s', reading.process.namespec,
+                          command, event, error)
+            elif not is_urgent(reading):
+                return True
+    return False
 
 
 class Restarter:
@@ -1476,8 +1479,7 @@ class Restarter:
 
     def run_before(self, reading: Reading) -> None:
         """Run the commands that come before a restart; raise Refusal if one asks to wait."""
-        status = run_commands(self.options, 'before', reading, describe_cause(reading))
-        if status == os.EX_TEMPFAIL and not is_urgent(reading):
+        if run_commands(self.options, 'before', reading, describe_cause(reading)):
             raise Refusal(PUT_OFF, 'the command of -o before asks to wait')
 
     def check_same_run(self, process: Process) -> None:
