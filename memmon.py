@@ -1073,8 +1073,9 @@ def is_urgent(reading: Reading) -> bool:
 
 def is_near(reading: Reading, percent: float) -> bool:
     """Tell whether so much of the limit is used; 0 percent means never."""
-    share = share_of(reading) if percent else None
-    return share is not None and share * 100 >= percent
+    if not (percent and reading.size) or reading.judged is None:
+        return False
+    return reading.judged * 100 >= percent * reading.size
 
 
 def share_of(reading: Reading) -> float | None:
