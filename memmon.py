@@ -106,6 +106,7 @@ PS_TIMEOUT_SECS = 10
 RPC_TIMEOUT_SECS = 10
 MAIL_TIMEOUT_SECS = 30
 COMMAND_TIMEOUT_SECS = 600
+KILL_TIMEOUT_SECS = 1
 
 
 # Values: a string in, a value or a ValueError out; and back, for people to read.
@@ -454,17 +455,19 @@ def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
     """Run a command with text on its standard input; return what it printed if output is PIPE.
 
     A string is for the shell. The command gets a session of its own, of which nothing is left
-    when time is up. Raises OSError and CommandError.
+    when time is up, but for what may not be killed. Raises OSError and CommandError.
     """
-    with subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True,
-                          stdin=subprocess.PIPE, stdout=output, env=env,
-                          stderr=subprocess.DEVNULL if output == subprocess.PIPE else output
-                          ) as child:
-        try:
-            printed, _ = child.communicate(text, timeout_secs)
-        except subprocess.TimeoutExpired:
-            kill_session(child.pid)
-            raise CommandError(f'not done after {timeout_secs} seconds, so killed') from None
+    child = subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True,
+                             stdin=subprocess.PIPE, stdout=output, env=env,
+                             stderr=subprocess.DEVNULL if output == subprocess.PIPE else output)
+    try:
+        printed, _ = child.communicate(text, timeout_secs)
+    except subprocess.TimeoutExpired:
+        raise CommandError(f'not done after {timeout_secs} seconds, {kill(child)}') from None
+    finally:
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                pipe.close()
     if child.returncode < 0:
         raise CommandError(f'killed by signal {-child.returncode}')
     if child.returncode:
@@ -472,12 +475,26 @@ def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
     return printed or b''
 
 
+def kill(child: subprocess.Popen[bytes]) -> str:
+    """Kill a child and its session, without waiting for it for ever; return what became of it.
+
+    What another user runs, through sudo, cannot be killed, nor what hangs in the kernel.
+    """
+    kill_session(child.pid)
+    try:
+        child.wait(KILL_TIMEOUT_SECS)
+        return 'so killed'
+    except subprocess.TimeoutExpired:
+        return 'and cannot be killed'
+
+
 def kill_session(session: int) -> None:
     """Kill all processes of a session; where there is no /proc, of its first process group."""
-    os.killpg(session, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(session, signal.SIGKILL)
     with contextlib.suppress(FileNotFoundError):
         for pid in map(int, filter(str.isdigit, os.listdir('/proc'))):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 if os.getsid(pid) == session:
                     os.kill(pid, signal.SIGKILL)
 
@@ -1075,8 +1092,9 @@ def is_urgent(reading: Reading) -> bool:
 
 def is_near(reading: Reading, percent: float) -> bool:
     """Tell whether so much of the limit is used; 0 percent means never."""
-    share = share_of(reading) if percent else None
-    return share is not None and share * 100 >= percent
+    if not (percent and reading.size) or reading.judged is None:
+        return False
+    return reading.judged * 100 >= percent * reading.size
 
 
 def share_of(reading: Reading) -> float | None:
@@ -1408,8 +1426,12 @@ def is_alive(pid: int) -> bool:
 
 
 def run_commands(options: Options, event: str, reading: Reading, reason: str, new_pid: int = 0
-                 ) -> int:
-    """Run the user's commands for an event, and log how they fail; return the last exit status."""
+                 ) -> bool:
+    """Run the user's commands for an event, and log how they fail.
+
+    Returns whether one of those that come before a restart asks to wait, after which no other is
+    run. Over the second size of the limit none is heard.
+    """
     variables = {
         'MEMMON_EVENT': event,
         'MEMMON_PROCESS': reading.process.namespec,
@@ -1422,17 +1444,16 @@ def run_commands(options: Options, event: str, reading: Reading, reason: str, ne
         'MEMMON_UPTIME': str(reading.uptime),
         'MEMMON_REASON': first_and_last_line(reason),
     }
-    status = 0
     for command in [command for name, command in options.on if name == event]:
         try:
             run_for_user(command, COMMAND_TIMEOUT_SECS, variables=variables)
         except (OSError, ValueError, CommandError) as error:
-            status = getattr(error, 'status', 0)
-            if event == 'before' and status == os.EX_TEMPFAIL:
-                break
-            log.error('%s: the command %r of -o %s failed: %s', reading.process.namespec, command,
-                      event, error)
-    return status
+            if event != 'before' or getattr(error, 'status', 0) != os.EX_TEMPFAIL:
+                log.error('%s: the command %r of -o %s failed: %s', reading.process.namespec,
+                          command, event, error)
+            elif not is_urgent(reading):
+                return True
+    return False
 
 
 class Restarter:
@@ -1478,8 +1499,7 @@ class Restarter:
 
     def run_before(self, reading: Reading) -> None:
         """Run the commands that come before a restart; raise Refusal if one asks to wait."""
-        status = run_commands(self.options, 'before', reading, describe_cause(reading))
-        if status == os.EX_TEMPFAIL and not is_urgent(reading):
+        if run_commands(self.options, 'before', reading, describe_cause(reading)):
             raise Refusal(PUT_OFF, 'the command of -o before asks to wait')
 
     def check_same_run(self, process: Process) -> None:
@@ -2122,8 +2142,11 @@ def end_quietly(signum: int, frame: FrameType | None) -> None:
 
 # Watch: what is remembered of the processes from tick to tick.
 
+LONGEST_FORECAST_SECS = 365 * 24 * 60 * 60
+
+
 class Course:
-    """What a process has used, in points that cover ever more looks the longer it gets."""
+    """The RSS of a process, in points that cover ever more looks the longer it gets."""
 
     MOST_POINTS = 32
 
@@ -2162,13 +2185,16 @@ class Course:
         return (f'{format_size(self.first)} -> {format_size(self.last)} in '
                 f'{format_duration(now - self.began)}, peak {format_size(max(self.points))}')
 
-    def forecast(self, size: int, now: float) -> str:
-        """Return when a size is reached if the growth goes on, as the end of a sentence."""
+    def forecast(self, room: int, now: float) -> str:
+        """Return when so many bytes are used up if the growth goes on, as the end of a sentence.
+
+        Nothing if that takes more than a year.
+        """
         growth = (self.last - self.first) / (now - self.began) if now > self.began else 0
-        if growth <= 0:
+        if growth <= 0 or room > growth * LONGEST_FORECAST_SECS:
             return ''
         return (f', {format_size(growth * 3600)} an hour; if that goes on, it is at its limit in '
-                f'{format_duration((size - self.last) / growth)}')
+                f'{format_duration(room / growth)}')
 
 
 class Watched:
@@ -2194,11 +2220,16 @@ class Watched:
         self.restarts_total = 0
         self.failures_total = 0
 
-    def describe_course(self, now: float) -> str:
-        """Return a picture of what the process has used, with its ends in figures."""
+    def describe_growth(self, reading: Reading, now: float) -> str:
+        """Return the course in figures, which are of the RSS even where the PSS counts."""
         if self.course.looks < 2:
             return ''
-        return f'{self.course.picture()}  {self.course.describe(now)}'
+        return 'RSS ' * (reading.pss is not None) + self.course.describe(now)
+
+    def describe_course(self, reading: Reading, now: float) -> str:
+        """Return a picture of the course, with its ends in figures."""
+        growth = self.describe_growth(reading, now)
+        return f'{self.course.picture()}  {growth}' if growth else ''
 
     @property
     def is_exempt(self) -> bool:
@@ -2751,13 +2782,15 @@ class Listener:
             watched.told.discard(HELD)
         if verdict == NEAR and not watched.is_warned:
             watched.is_warned = True
-            growth = watched.course.forecast(reading.size or 0, now)
-            figures = f'; {watched.course.describe(now)}{growth}' * (watched.course.looks > 1)
-            news = news_of_warning(reading, watched.describe_course(now), figures)
+            growth = watched.describe_growth(reading, now)
+            forecast = watched.course.forecast((reading.size or 0) - (reading.memory or 0), now)
+            news = news_of_warning(reading, watched.describe_course(reading, now),
+                                   f'; {growth}{forecast}' if growth else '')
         elif verdict == HELD and HELD not in watched.told and self.options.restarts:
-            news = news_of_hold(self.options.restarts, reading, watched.describe_course(now))
+            news = news_of_hold(self.options.restarts, reading,
+                                watched.describe_course(reading, now))
         elif verdict == DUE and self.options.dry_run and DUE not in watched.told:
-            news = news_of_dry_run(reading, watched.describe_course(now))
+            news = news_of_dry_run(reading, watched.describe_course(reading, now))
         if news:
             watched.told.add(verdict)
         return news
@@ -2767,7 +2800,7 @@ class Listener:
         now = time.monotonic()
         jobs = [Job(reading, Debt(), self.watch.companions(reading.process),
                     recent=len(watched.restarts_within(3600, now, reading.process.pid)),
-                    course=watched.describe_course(now), is_put_off=PUT_OFF in watched.told)
+                    course=watched.describe_course(reading, now), is_put_off=PUT_OFF in watched.told)
                 for watched, reading, _ in due if not self.options.dry_run]
         try:
             self.workers.dispatch(
