@@ -55,12 +55,10 @@ def test_proc_takes_the_place_of_ps(
     assert supervisord.pid('small') == small
 
 
-@pytest.mark.parametrize('command', ['', f'sh -c "{MEMMON} -a {LIMIT}; exit 1"'],
-                         ids=['itself', 'through a shell'])
-def test_supervisord_starts_memmon(command: str, start_supervisord: StartSupervisord) -> None:
-    settings = {'command': command, 'stopasgroup': 'true'} if command else {}
-    supervisord = start_supervisord(section('big', '--once', 'big')
-                                    + memmon_section('-a', LIMIT, **settings))
+def test_memmon_may_be_started_through_a_shell(start_supervisord: StartSupervisord) -> None:
+    supervisord = start_supervisord(
+        section('big', '--once', 'big')
+        + memmon_section(command=f'sh -c "{MEMMON} -a {LIMIT}; exit 1"', stopasgroup='true'))
     pid, = supervisord.wait_big('big')
     supervisord.start_memmon()
     supervisord.wait_new_pid('big', pid)

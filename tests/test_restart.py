@@ -26,7 +26,7 @@ REFUSED = ('ERROR memmon: nothing checked at this tick: supervisord at {url} ref
 
 def test_slow_stop_holds_up_neither_ticks_nor_others(start_supervisord: StartSupervisord,
                                                      start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('slow', '--stop-secs', '6', '--once', 'slow')
+    supervisord = start_supervisord(section('slow', '--stop-secs', '5', '--once', 'slow')
                                     + section('quick', '--once', 'quick'))
     slow, quick = supervisord.wait_big('slow', 'quick')
     listener = start_listener(supervisord, '-a', LIMIT)
@@ -114,7 +114,7 @@ def test_listener_starts_what_a_killed_worker_stopped(start_supervisord: StartSu
 
 
 # The second waits for its turn while the first takes its time: time for the test to do something.
-SLOW_BEFORE_QUICK = (section('a-slow', '--stop-secs', '4') + section('b-quick')
+SLOW_BEFORE_QUICK = (section('a-slow', '--stop-secs', '3') + section('b-quick')
                      + group_section('pool', 'a-slow', 'b-quick'))
 
 
@@ -398,8 +398,9 @@ def test_nothing_is_left_of_a_restart_when_supervisord_shuts_down(
     wait_until(lambda: assert_equal(processes_in(tmp_path), {}))
 
 
-@pytest.mark.parametrize('asgroup', ['false', 'true'])
-@pytest.mark.parametrize('how', ['ctl', 'TERM', 'KILL'])
+@pytest.mark.parametrize('how, asgroup', [
+    ('ctl', 'false'), ('ctl', 'true'), ('TERM', 'false'), ('KILL', 'false'),
+])
 def test_restart_goes_on_when_memmon_is_restarted(
         how: str, asgroup: str, start_supervisord: StartSupervisord, mailbox: Mailbox) -> None:
     supervisord = start_supervisord(
