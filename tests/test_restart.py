@@ -26,7 +26,7 @@ REFUSED = ('ERROR memmon: nothing checked at this tick: supervisord at {url} ref
 
 def test_slow_stop_holds_up_neither_ticks_nor_others(start_supervisord: StartSupervisord,
                                                      start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('slow', '--stop-secs', '5', '--once', 'slow')
+    supervisord = start_supervisord(section('slow', '--stop-secs', '7', '--once', 'slow')
                                     + section('quick', '--once', 'quick'))
     slow, quick = supervisord.wait_big('slow', 'quick')
     listener = start_listener(supervisord, '-a', LIMIT)
@@ -105,7 +105,6 @@ def test_listener_starts_what_a_killed_worker_stopped(start_supervisord: StartSu
     supervisord.wait_state('slow', 'STOPPING')
     worker, = listener.workers()
     os.kill(worker, signal.SIGKILL)
-    supervisord.wait_state('slow', 'STOPPED')
     listener.send()
     listener.send()
     supervisord.wait_new_pid('slow', pid)
@@ -114,7 +113,7 @@ def test_listener_starts_what_a_killed_worker_stopped(start_supervisord: StartSu
 
 
 # The second waits for its turn while the first takes its time: time for the test to do something.
-SLOW_BEFORE_QUICK = (section('a-slow', '--stop-secs', '3') + section('b-quick')
+SLOW_BEFORE_QUICK = (section('a-slow', '--stop-secs', '4') + section('b-quick')
                      + group_section('pool', 'a-slow', 'b-quick'))
 
 

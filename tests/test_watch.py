@@ -154,7 +154,7 @@ def test_mail_and_log_tell_all(start_supervisord: StartSupervisord, start_listen
         'Subject: memmon: process big:big restarted\n')
     headline, *lines = mail.partition('\n\n')[2].splitlines()
     assert headline == 'memmon: process big:big restarted'
-    fields = dict(re.split(': +', line, 1) for line in lines if line)
+    fields = dict(re.split(': +', line, maxsplit=1) for line in lines if line)
     for name, pattern in {
             'host': r'\S+',
             'time': r'\d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d [-+]\d\d\d\d',
