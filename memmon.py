@@ -264,10 +264,6 @@ def parse_command(text: str) -> str:
     return text
 
 
-ADDRESS = r'[!#-\'*+\-./-9=?A-Z^-~]+(@[!#-\'*+\-./-9=?A-Z^-~]+)?'
-MAILBOX = rf'\s*({ADDRESS}|("[^"]*"|[^"<>,@]*)<{ADDRESS}>)\s*'
-
-
 def parse_file(text: str) -> str:
     """Return the name of a file. Raises ValueError."""
     if not text or '\0' in text:
@@ -282,6 +278,12 @@ def parse_metrics(text: str) -> str:
     except ImportError:
         raise ValueError("this needs prometheus_client: pip install 'memmon[metrics]'") from None
     return parse_file(text)
+
+
+ADDRESS = r'[!#-\'*+\-./-9=?A-Z^-~]+(@[!#-\'*+\-./-9=?A-Z^-~]+)?'
+# Without quotes, a name holds nothing that means something else in a header: RFC 5322, 3.2.3.
+NAME = r'("[^"\\]*"\s*|[^"<>,@()\[\]:;\\]*)'
+MAILBOX = rf'\s*({ADDRESS}|{NAME}<{ADDRESS}>)\s*'
 
 
 def parse_addresses(text: str) -> tuple[str, ...]:
