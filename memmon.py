@@ -2123,8 +2123,11 @@ def end_quietly(signum: int, frame: FrameType | None) -> None:
 
 # Watch: what is remembered of the processes from tick to tick.
 
+LONGEST_FORECAST_SECS = 365 * 24 * 60 * 60
+
+
 class Course:
-    """What a process has used, in points that cover ever more looks the longer it gets."""
+    """The RSS of a process, in points that cover ever more looks the longer it gets."""
 
     MOST_POINTS = 32
 
@@ -2163,13 +2166,16 @@ class Course:
         return (f'{format_size(self.first)} -> {format_size(self.last)} in '
                 f'{format_duration(now - self.began)}, peak {format_size(max(self.points))}')
 
-    def forecast(self, size: int, now: float) -> str:
-        """Return when a size is reached if the growth goes on, as the end of a sentence."""
+    def forecast(self, room: int, now: float) -> str:
+        """Return when so many bytes are used up if the growth goes on, as the end of a sentence.
+
+        Nothing if that takes more than a year.
+        """
         growth = (self.last - self.first) / (now - self.began) if now > self.began else 0
-        if growth <= 0:
+        if growth <= 0 or room > growth * LONGEST_FORECAST_SECS:
             return ''
         return (f', {format_size(growth * 3600)} an hour; if that goes on, it is at its limit in '
-                f'{format_duration((size - self.last) / growth)}')
+                f'{format_duration(room / growth)}')
 
 
 class Watched:
@@ -2195,11 +2201,16 @@ class Watched:
         self.restarts_total = 0
         self.failures_total = 0
 
-    def describe_course(self, now: float) -> str:
-        """Return a picture of what the process has used, with its ends in figures."""
+    def describe_growth(self, reading: Reading, now: float) -> str:
+        """Return the course in figures, which are of the RSS even where the PSS counts."""
         if self.course.looks < 2:
             return ''
-        return f'{self.course.picture()}  {self.course.describe(now)}'
+        return 'RSS ' * (reading.pss is not None) + self.course.describe(now)
+
+    def describe_course(self, reading: Reading, now: float) -> str:
+        """Return a picture of the course, with its ends in figures."""
+        growth = self.describe_growth(reading, now)
+        return f'{self.course.picture()}  {growth}' if growth else ''
 
     @property
     def is_exempt(self) -> bool:
@@ -2738,13 +2749,15 @@ class Listener:
             watched.told.discard(HELD)
         if verdict == NEAR and not watched.is_warned:
             watched.is_warned = True
-            growth = watched.course.forecast(reading.size or 0, now)
-            figures = f'; {watched.course.describe(now)}{growth}' * (watched.course.looks > 1)
-            news = news_of_warning(reading, watched.describe_course(now), figures)
+            growth = watched.describe_growth(reading, now)
+            forecast = watched.course.forecast((reading.size or 0) - (reading.memory or 0), now)
+            news = news_of_warning(reading, watched.describe_course(reading, now),
+                                   f'; {growth}{forecast}' if growth else '')
         elif verdict == HELD and HELD not in watched.told and self.options.restarts:
-            news = news_of_hold(self.options.restarts, reading, watched.describe_course(now))
+            news = news_of_hold(self.options.restarts, reading,
+                                watched.describe_course(reading, now))
         elif verdict == DUE and self.options.dry_run and DUE not in watched.told:
-            news = news_of_dry_run(reading, watched.describe_course(now))
+            news = news_of_dry_run(reading, watched.describe_course(reading, now))
         if news:
             watched.told.add(verdict)
         return news
@@ -2754,7 +2767,8 @@ class Listener:
         now = time.monotonic()
         jobs = [Job(reading, Debt(), self.watch.companions(reading.process),
                     recent=len(watched.restarts_within(3600, now, reading.process.pid)),
-                    course=watched.describe_course(now), is_put_off=PUT_OFF in watched.told)
+                    course=watched.describe_course(reading, now),
+                    is_put_off=PUT_OFF in watched.told)
                 for watched, reading, _ in due if not self.options.dry_run]
         try:
             self.workers.dispatch(
