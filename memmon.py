@@ -106,6 +106,7 @@ PS_TIMEOUT_SECS = 10
 RPC_TIMEOUT_SECS = 10
 MAIL_TIMEOUT_SECS = 30
 COMMAND_TIMEOUT_SECS = 600
+KILL_TIMEOUT_SECS = 1
 
 
 # Values: a string in, a value or a ValueError out; and back, for people to read.
@@ -460,17 +461,19 @@ def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
     """Run a command with text on its standard input; return what it printed if output is PIPE.
 
     A string is for the shell. The command gets a session of its own, of which nothing is left
-    when time is up. Raises OSError and CommandError.
+    when time is up, but for what may not be killed. Raises OSError and CommandError.
     """
-    with subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True,
-                          stdin=subprocess.PIPE, stdout=output, env=env,
-                          stderr=subprocess.DEVNULL if output == subprocess.PIPE else output
-                          ) as child:
-        try:
-            printed, _ = child.communicate(text, timeout_secs)
-        except subprocess.TimeoutExpired:
-            kill_session(child.pid)
-            raise CommandError(f'not done after {timeout_secs} seconds, so killed') from None
+    child = subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True,
+                             stdin=subprocess.PIPE, stdout=output, env=env,
+                             stderr=subprocess.DEVNULL if output == subprocess.PIPE else output)
+    try:
+        printed, _ = child.communicate(text, timeout_secs)
+    except subprocess.TimeoutExpired:
+        raise CommandError(f'not done after {timeout_secs} seconds, {kill(child)}') from None
+    finally:
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                pipe.close()
     if child.returncode < 0:
         raise CommandError(f'killed by signal {-child.returncode}')
     if child.returncode:
@@ -478,12 +481,26 @@ def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
     return printed or b''
 
 
+def kill(child: subprocess.Popen[bytes]) -> str:
+    """Kill a child and its session, without waiting for it for ever; return what became of it.
+
+    What another user runs, through sudo, cannot be killed, nor what hangs in the kernel.
+    """
+    kill_session(child.pid)
+    try:
+        child.wait(KILL_TIMEOUT_SECS)
+        return 'so killed'
+    except subprocess.TimeoutExpired:
+        return 'and cannot be killed'
+
+
 def kill_session(session: int) -> None:
     """Kill all processes of a session; where there is no /proc, of its first process group."""
-    os.killpg(session, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(session, signal.SIGKILL)
     with contextlib.suppress(FileNotFoundError):
         for pid in map(int, filter(str.isdigit, os.listdir('/proc'))):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 if os.getsid(pid) == session:
                     os.kill(pid, signal.SIGKILL)
 
