@@ -2802,7 +2802,8 @@ class Listener:
         now = time.monotonic()
         jobs = [Job(reading, Debt(), self.watch.companions(reading.process),
                     recent=len(watched.restarts_within(3600, now, reading.process.pid)),
-                    course=watched.describe_course(reading, now), is_put_off=PUT_OFF in watched.told)
+                    course=watched.describe_course(reading, now),
+                    is_put_off=PUT_OFF in watched.told)
                 for watched, reading, _ in due if not self.options.dry_run]
         try:
             self.workers.dispatch(

@@ -1,4 +1,4 @@
-"""Run supervisord with a TICK_60 event every second: python quick_ticks.py supervisord [option]..."""
+"""Run supervisord with a TICK_60 event every second: quick_ticks.py supervisord [option]..."""
 
 from __future__ import annotations
 

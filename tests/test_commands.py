@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +14,8 @@ from typing import Dict, Iterator, List
 
 import pytest
 from adversary import TINY, sleeper, wait_idle
-from harness import (SAVE_MAIL, Memmon, StartMemmon, StartSupervisord, Supervisord, hog, is_running,
-                     read_mails, rss_mb, wait_until)
+from harness import (SAVE_MAIL, Memmon, StartMemmon, StartSupervisord, Supervisord, children_of,
+                     hog, is_running, read_mails, rss_mb, wait_until)
 
 import memmon as module
 
@@ -46,9 +47,9 @@ def start_hasty(tmp_path: Path) -> Iterator[StartMemmon]:
         memmon.end()
 
 
-def obedient(name: str, **settings: object) -> str:
+def obedient(name: str) -> str:
     """Return a section of supervisord.conf for a program that is as large as NAME.mb says."""
-    return hog(name, command=f'{sys.executable} {OBEDIENT} {name}.mb', **settings)
+    return hog(name, command=f'{sys.executable} {OBEDIENT} {name}.mb')
 
 
 def resize(supervisord: Supervisord, name: str, megabytes: int) -> None:
@@ -117,8 +118,8 @@ def test_restart_follows_whatever_the_command_before_it_does(
         memmon.wait_log(f' restarted {name}:{name}: ')
         wait_idle(memmon)
         memmon.send('PROCESS_LOG')  # finds nothing on stdout but its answer
-        assert messages(memmon, 'ERROR') == [
-            f'{name}:{name}: the command {command!r} of -o before failed: {failure}'] * bool(failure)
+        told = f'{name}:{name}: the command {command!r} of -o before failed: {failure}'
+        assert messages(memmon, 'ERROR') == [told] * bool(failure)
     assert '\nfine\n' in memmons['fine'].log()
     assert '\n0\n' in memmons['reading'].log()
     assert 'no-such-command: ' in memmons['missing'].log()
@@ -156,9 +157,10 @@ def test_session_of_a_command_ends_when_its_time_is_up(command: str, tmp_path: P
 
 def test_command_that_has_left_for_another_session_holds_up_nothing(tmp_path: Path) -> None:
     began = time.monotonic()
-    leave = f'{sys.executable} -c "import os; os.setsid(); os.execvp(\'sh\', [\'sh\', \'-c\', \'{UNTIL_GO}\'])"'
+    (tmp_path / 'leave.py').write_text(
+        f'import os\nos.setsid()\nos.execvp("sh", ["sh", "-c", "{UNTIL_GO}"])\n')
     with pytest.raises(module.CommandError, match='^not done after 1 seconds, so killed$'):
-        module.run(f'cd {tmp_path}; {leave}; true', 1)
+        module.run(f'cd {tmp_path}; {sys.executable} leave.py; true', 1)
     assert time.monotonic() - began < 10
     go(tmp_path)
 
@@ -169,6 +171,9 @@ NOISE = ('it\'s-"quoted"-$(touch${IFS}pwned)`touch${IFS}pwned`;touch${IFS}pwned;
          '-%s%%-~!@^*?[+=,.<>{}()\\n\\-\t-ü→-=?utf-8?q?x=0A?=')
 
 
+AUTHENTICATION = '[unix_http_server]\nfile=%(here)s/s\nusername=bob\npassword=secret\n'
+
+
 def read_environment(file: Path) -> Dict[str, str]:
     """Return what env -0 has printed into a file."""
     pairs = [item.partition(b'=') for item in file.read_bytes().split(b'\0') if item]
@@ -177,8 +182,7 @@ def read_environment(file: Path) -> Dict[str, str]:
 
 def test_environment_of_a_command_is_complete_and_without_the_password(
         tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(
-        sleeper(NOISE), server='[unix_http_server]\nfile=%(here)s/s\nusername=bob\npassword=secret\n')
+    supervisord = start_supervisord(sleeper(NOISE), server=AUTHENTICATION)
     supervisord.env.update(SUPERVISOR_USERNAME='bob', SUPERVISOR_PASSWORD='secret')
     namespec = f'{NOISE}:{NOISE}'
     old = run_all(supervisord, NOISE)[NOISE]
@@ -193,7 +197,8 @@ def test_environment_of_a_command_is_complete_and_without_the_password(
     use = f'RSS {module.format_size(memory)} is over {TINY} (-a {TINY})'
     line, = [line for line in messages(memmon, 'WARNING') if line.startswith('restarted ')]
     for event, environment, reason in [('before', before, use), ('after', after, line)]:
-        assert {name: value for name, value in environment.items() if name.startswith('MEMMON')} == {
+        told = {name: value for name, value in environment.items() if name.startswith('MEMMON')}
+        assert told == {
             'MEMMON_EVENT': event, 'MEMMON_PROCESS': namespec, 'MEMMON_GROUP': NOISE,
             'MEMMON_NAME': NOISE, 'MEMMON_PID': str(old),
             'MEMMON_NEW_PID': '' if event == 'before' else str(new), 'MEMMON_MEMORY': str(memory),
@@ -222,9 +227,9 @@ def test_before_puts_off_as_long_as_it_asks_to(
         tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
     supervisord = start_supervisord(sleeper('big'))
     pid = run_all(supervisord, 'big')['big']
-    memmon = start_memmon(
-        supervisord, '-v', '-a', TINY, *SAVE_MAIL, '-o', 'before=echo asked >> asked; test -e go || exit 75',
-        '-o', 'before=touch second', '-o', 'after=touch restarted')
+    memmon = start_memmon(supervisord, '-v', '-a', TINY, *SAVE_MAIL,
+                          '-o', 'before=echo asked >> asked; test -e go || exit 75',
+                          '-o', 'before=touch second', '-o', 'after=touch restarted')
     for count in (1, 2, 3):
         tick_and_finish(memmon)
         assert (tmp_path / 'asked').read_text() == 'asked\n' * count
@@ -257,7 +262,8 @@ def test_before_cannot_put_off_over_the_second_size(
 
 
 @pytest.mark.parametrize('event', ['after', 'failed', 'held', 'warn'])
-def test_status_75_of_another_event_is_a_failure(event: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_status_75_of_another_event_is_a_failure(
+        event: str, caplog: pytest.LogCaptureFixture) -> None:
     options = module.parse_args(['-a', '1KB', '-o', f'{event}=exit 75', '-o', f'{event}=exit 7'])
     process = module.Process('a', 'b', 1, 0, 0, 0, 20, 'RUNNING', '')
     module.run_commands(options, event, module.Reading(process, 0, False), 'why')
@@ -327,9 +333,7 @@ def test_memmon_is_replaced_while_commands_run(
 
 def workers_of(memmon: Memmon) -> List[int]:
     """Return the pids of memmon's workers."""
-    ps = subprocess.run(['ps', '-A', '-o', 'pid=', '-o', 'ppid='], stdout=subprocess.PIPE, check=True)
-    return [int(pid) for pid, parent in map(bytes.split, ps.stdout.splitlines())
-            if int(parent) == memmon.pid and is_running(int(pid))]
+    return [child for child in children_of(memmon.pid) if is_running(child)]
 
 
 def test_events_run_in_a_worker_while_ticks_are_answered(
@@ -344,8 +348,8 @@ def test_events_run_in_a_worker_while_ticks_are_answered(
     args = [arg for event in ('failed', 'held', 'warn')
             for arg in ('-o', f'{event}={hook}{UNTIL_GO}touch "$MEMMON_EVENT.done"')]
     resize(supervisord, 'held', 60)
-    memmon = start_memmon(supervisord, '-p', f'broken={TINY}', '-p', 'held=50MB', '-p', 'near=100MB',
-                          '-w', '50%%', '-r', '1/1h', *args,
+    memmon = start_memmon(supervisord, '-p', f'broken={TINY}', '-p', 'held=50MB',
+                          '-p', 'near=100MB', '-w', '50%%', '-r', '1/1h', *args,
                           '-o', 'before=test "$MEMMON_NAME" != held || echo 0 > held.mb')
     command.unlink()
     memmon.send()
@@ -407,7 +411,8 @@ def test_process_that_is_over_at_once_is_no_warning(
         start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
     supervisord = start_supervisord(sleeper('big'))
     run_all(supervisord, 'big')
-    memmon = start_memmon(supervisord, '-a', TINY, '-w', '1', '--dry-run', '-o', 'warn=touch warned')
+    memmon = start_memmon(supervisord, '-a', TINY, '-w', '1', '--dry-run',
+                          '-o', 'warn=touch warned')
     tick_and_finish(memmon)
     assert messages(memmon, 'WARNING') == [] and not (supervisord.path / 'warned').exists()
     assert ' would restart big:big: ' in memmon.log()
@@ -457,8 +462,8 @@ def test_ticks_at_which_nothing_could_be_checked(ticks: str, subjects: List[str]
 
 def can_unshare() -> bool:
     """Tell whether this user may have a PID namespace, and the tool for it is there."""
-    return bool(shutil.which('unshare')) and subprocess.run(
-        ['unshare', '--pid', '--fork', 'true'], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    return bool(shutil.which('unshare')) and not subprocess.call(
+        ['unshare', '--pid', '--fork', 'true'], stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.skipif(not can_unshare(), reason='needs a PID namespace')
@@ -498,3 +503,24 @@ def test_missing_mailer_is_told_at_the_start(args: List[str], missing: str, tmp_
     finally:
         memmon.end()
     assert not (tmp_path / 'pwned').exists()
+
+
+UNKILLABLE = '''
+import memmon
+try:
+    memmon.run('echo $$; exec setpriv --reuid 54321 --clear-groups sleep 1000', 1, output=1)
+except memmon.CommandError as error:
+    print(error)
+'''
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which('setpriv'),
+                    reason='needs root, and setpriv from util-linux, for what may not be killed')
+def test_command_that_cannot_be_killed_is_not_waited_for() -> None:
+    with subprocess.Popen(['setpriv', '--bounding-set=-kill', sys.executable, '-c', UNKILLABLE],
+                          stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        pid, told = int(process.stdout.readline()), process.stdout.readline()
+        assert is_running(pid)
+        os.kill(pid, signal.SIGKILL)
+    assert told == 'not done after 1 seconds, and cannot be killed\n'

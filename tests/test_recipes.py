@@ -1,4 +1,4 @@
-"""The recipes of the README, each in a real supervisord.conf as it stands there, but for its paths."""
+"""The recipes of the README, each in a supervisord.conf as it stands there, but for its paths."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,9 +32,11 @@ QUICK_TICKS = str(Path(__file__).parent / 'quick_ticks.py')
 def code_blocks(title: str, language: str) -> List[str]:
     """Return the code in a language that a section of the README shows."""
     text = README.read_text(encoding='utf-8')
-    section = re.search(rf'^{re.escape(title)}\n~+\n(.*?)(?=^[^\n]+\n([~-])\2+\n|\Z)', text, re.M | re.S)
+    section = re.search(rf'^{re.escape(title)}\n~+\n(.*?)(?=^[^\n]+\n([~-])\2+\n|\Z)', text,
+                        re.M | re.S)
     assert section, title
-    blocks = re.findall(rf'^\.\. code-block:: {language}\n\n((?: {{4}}.*\n|\n)+)', section.group(1), re.M)
+    blocks = re.findall(rf'^\.\. code-block:: {language}\n\n((?: {{4}}.*\n|\n)+)',
+                        section.group(1), re.M)
     assert blocks, (title, language)
     return [textwrap.dedent(block) for block in blocks]
 
@@ -54,9 +57,9 @@ def path_to_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'bin').mkdir()
 
 
-def obedient(name: str, file: str = '', **settings: object) -> str:
+def obedient(name: str, file: str = '') -> str:
     """Return a section of supervisord.conf for a program that is as large as NAME.mb says."""
-    return hog(name, command=f'{sys.executable} {OBEDIENT} {file or name}.mb', **settings)
+    return hog(name, command=f'{sys.executable} {OBEDIENT} {file or name}.mb')
 
 
 def resize(path: Path, name: str, megabytes: int) -> None:
@@ -168,7 +171,10 @@ def test_graceful_reload_of_gunicorn(tmp_path: Path, start_supervisord: StartSup
     wait_until(lambda: not is_running(old))
     assert supervisord.pid('web') == master and supervisord.spawned('web') == 1
     assert memmon_log(supervisord).count(' put off web:web: ') == 1
-    assert client.get('/leak') and client.get('/leak')
+    os.kill(supervisord.pid('memmon'), signal.SIGSTOP)  # it looks when all is there
+    wait_until(lambda: not any(map(is_running, children_of(supervisord.pid('memmon')))))
+    wait_until(lambda: sum(map(rss_mb, children_of(master))) > 420 or not client.get('/leak'))
+    os.kill(supervisord.pid('memmon'), signal.SIGCONT)
     wait_log(supervisord, ' restarted web:web: ')
     assert supervisord.pid('web') != master
 
@@ -217,7 +223,8 @@ def test_draining(event: str, tmp_path: Path, start_supervisord: StartSupervisor
     health_check, = code_blocks('Draining', 'sh')
     draining = tmp_path / 'draining'
     draining.mkdir()
-    section = swap(section, **{'/run/draining': str(draining), 'sleep 20': 'until test -e go; do sleep 0.1; done'})
+    section = swap(section, **{'/run/draining': str(draining),
+                               'sleep 20': 'until test -e go; do sleep 0.1; done'})
     check = ['sh', '-c', swap(health_check, **{'/run/draining': str(draining)})]
     command = tmp_path / 'command'
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {OBEDIENT} "$@"\n')
@@ -293,12 +300,16 @@ def test_message_to_a_chat(chat: Chat, tmp_path: Path, start_supervisord: StartS
     wait_until(lambda: len(chat.texts) == 1)
     resize(tmp_path, 'web', 210)
     wait_until(lambda: len(chat.texts) == 2)
-    for line, beginning in zip(chat.texts, (f'process {NOISE}:{NOISE} uses ', f'restarted {NOISE}:{NOISE}: RSS ')):
+    namespec = f'{NOISE}:{NOISE}'
+    beginnings = (f'process {namespec} uses ', f'restarted {namespec}: RSS ')
+    for line, beginning in zip(chat.texts, beginnings):
         assert line.startswith(beginning) and f' memmon: {line}\n' in memmon_log(supervisord)
     assert set(chat.requests) == {"/hooks/a%20token application/json ['text']"}
     assert ' ERROR ' not in memmon_log(supervisord) and 'token' not in memmon_log(supervisord)
-    for reason in ('two\nlines', '"', '\\', "'; touch pwned; '", '\x01\t', '', '-n', '@/etc/passwd', '☃'):
-        subprocess.run([to_chat], env={**os.environ, 'CHAT_URL': chat.url, 'MEMMON_REASON': reason}, check=True)
+    for reason in ('two\nlines', '"', '\\', "'; touch pwned; '", '\x01\t', '', '-n', '@/etc/passwd',
+                   '☃'):
+        environment = {**os.environ, 'CHAT_URL': chat.url, 'MEMMON_REASON': reason}
+        subprocess.run([to_chat], env=environment, check=True)
         assert chat.texts[-1] == reason
     assert not list(tmp_path.glob('pwned*'))
 
