@@ -728,7 +728,8 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
     with open(f'{proc}/cgroup', encoding='utf-8', errors='surrogateescape') as file:
         groups = [line.rstrip('\n').split(':', 2) for line in file]
     with open(f'{proc}/mountinfo', encoding='utf-8', errors='surrogateescape') as file:
-        mounts = [line.split() for line in file]
+        # Not split(): the field of the source may be empty.
+        mounts = [line.rstrip('\n').split(' ') for line in file]
     limits = []
     for mount in mounts:
         root, point = (re.sub(r'\\([0-7]{3})', unescape, field) for field in mount[3:5])
