@@ -2182,8 +2182,6 @@ class Watched:
         self.urgent: int | None = None
         # Of the present run:
         self.over_since: float | None = None  # seconds of the monotonic clock
-        self.fresh: int | None = None         # bytes, when memmon had started it, if too many
-        self.fresh_total: int | None = None   # likewise, if it was restarted for -t
         self.told: set[str] = set()           # what has been reported
         self.is_warned = False                # likewise, that it is near its limit
         self.exam_uptime = 10                 # seconds, when its descendants are looked at next
@@ -2191,6 +2189,8 @@ class Watched:
         self.reading: Reading | None = None   # the last
         # Of all runs:
         self.own_pid = 0                      # the last that memmon has started
+        self.fresh: int | None = None         # bytes, when memmon had started it, if too many
+        self.fresh_total: int | None = None   # likewise, if it was restarted for -t
         self.restarts: list[float] = []       # by memmon, by the monotonic clock
         self.restarts_total = 0
         self.failures_total = 0
@@ -2206,6 +2206,11 @@ class Watched:
         """Whether the process is never to be restarted."""
         return self.limit is not None and self.limit.sizes is None
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the process was started by memmon."""
+        return self.process.pid == self.own_pid
+
     def begin_run(self, process: Process) -> None:
         """Take over what supervisord shows; forget what was true of another run."""
         is_new = process.pid != self.process.pid
@@ -2217,17 +2222,20 @@ class Watched:
             self.course = Course()
             self.reading = None
             self.told.clear()
-        if is_new and process.pid != self.own_pid:
-            self.fresh = self.fresh_total = None
 
     def note_restart(self, reading: Reading, note: Note, now: float) -> None:
         """Remember that memmon has restarted the process."""
         self.restarts = [*self.restarts_within(float('inf'), now, reading.process.pid), now]
         self.restarts_total += 1
+        if reading.process.pid != self.own_pid:
+            self.fresh = self.fresh_total = None
         self.own_pid = note.pid
         fresh = None if note.fresh < 0 else note.fresh
-        self.fresh = fresh if reading.total is None and gains_nothing(reading, fresh) else None
-        self.fresh_total = fresh if reading.total is not None else None
+        # What a restart for the one limit has shown stays true after one for the other.
+        if reading.total is None:
+            self.fresh = fresh if gains_nothing(reading, fresh) else None
+        else:
+            self.fresh_total = fresh
 
     def note_reading(self, reading: Reading, now: float) -> None:
         """Remember what the process used, and since when it has been over its limit."""
@@ -2505,7 +2513,7 @@ def process_metrics(watch: Watch) -> list[Any]:
         restarts.add_metric(names, watched.restarts_total)
         failures.add_metric(names, watched.failures_total)
         held.add_metric(names, HELD in watched.told)
-        too_low.add_metric(names, watched.fresh is not None)
+        too_low.add_metric(names, watched.is_own and watched.fresh is not None)
         unmeasured.add_metric(names, process.namespec in hidden)
     return [memory, limit, restarts, failures, held, too_low, unmeasured]
 
@@ -2737,6 +2745,7 @@ class Listener:
         window_secs = self.options.restarts.secs if self.options.restarts else 0
         restarts = watched.restarts_within(window_secs, now, reading.process.pid)
         over_secs = now - since if since is not None else 0
+        fresh = fresh if watched.is_own else None
         return watched, reading, judge(reading, over_secs, len(restarts), fresh, self.options)
 
     def news_of(self, verdicts: Sequence[Verdict]) -> list[News]:
