@@ -2326,6 +2326,10 @@ class Watch:
         if self.options.kind == 'pss' and exceeds(self.total, size):
             self.total = measure_total(processes, self.supervisord_pid, 'pss')
         if not exceeds(self.total, size):
+            for watched in self.running:  # some programs peak while they start
+                rss = trees[watched.process.pid]
+                if watched.fresh_total is not None and rss is not None:
+                    watched.fresh_total = min(watched.fresh_total, rss)
             if self.total_since is not None:
                 self.forget_total()
             return None
