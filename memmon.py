@@ -1473,7 +1473,8 @@ class Restarter:
         if reading.memory is None:
             raise Refusal(LEFT_ALONE, 'it could not be measured again')
         if not is_over(reading):
-            raise Refusal(LEFT_ALONE, f'now it is {describe_use(reading)}')
+            raise Refusal(LEFT_ALONE, f'now it is {describe_use(reading)}' if reading.total is None
+                          else f'now the total is {format_size(reading.total)}')
         pids = tree(table, process.pid)[1:] if reading.with_descendants else []
         return job._replace(reading=reading, descendants=tuple(pids))
 
