@@ -747,7 +747,8 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
     with open(f'{proc}/cgroup', encoding='utf-8', errors='surrogateescape') as file:
         groups = [line.rstrip('\n').split(':', 2) for line in file]
     with open(f'{proc}/mountinfo', encoding='utf-8', errors='surrogateescape') as file:
-        mounts = [line.split() for line in file]
+        # Not split(): the field of the source may be empty.
+        mounts = [line.rstrip('\n').split(' ') for line in file]
     limits = []
     for mount in mounts:
         root, point = (re.sub(r'\\([0-7]{3})', unescape, field) for field in mount[3:5])
@@ -1495,7 +1496,8 @@ class Restarter:
         if reading.memory is None:
             raise Refusal(LEFT_ALONE, 'it could not be measured again')
         if not is_over(reading):
-            raise Refusal(LEFT_ALONE, f'now it is {describe_use(reading)}')
+            raise Refusal(LEFT_ALONE, f'now it is {describe_use(reading)}' if reading.total is None
+                          else f'now the total is {format_size(reading.total)}')
         pids = tree(table, process.pid)[1:] if reading.with_descendants else []
         return job._replace(reading=reading, descendants=tuple(pids))
 
@@ -2209,8 +2211,6 @@ class Watched:
         self.urgent: int | None = None
         # Of the present run:
         self.over_since: float | None = None  # seconds of the monotonic clock
-        self.fresh: int | None = None         # bytes, when memmon had started it, if too many
-        self.fresh_total: int | None = None   # likewise, if it was restarted for -t
         self.told: set[str] = set()           # what has been reported
         self.is_warned = False                # likewise, that it is near its limit
         self.exam_uptime = 10                 # seconds, when its descendants are looked at next
@@ -2218,6 +2218,8 @@ class Watched:
         self.reading: Reading | None = None   # the last
         # Of all runs:
         self.own_pid = 0                      # the last that memmon has started
+        self.fresh: int | None = None         # bytes, when memmon had started it, if too many
+        self.fresh_total: int | None = None   # likewise, if it was restarted for -t
         self.restarts: list[float] = []       # by memmon, by the monotonic clock
         self.restarts_total = 0
         self.failures_total = 0
@@ -2238,6 +2240,11 @@ class Watched:
         """Whether the process is never to be restarted."""
         return self.limit is not None and self.limit.sizes is None
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the process was started by memmon."""
+        return self.process.pid == self.own_pid
+
     def begin_run(self, process: Process) -> None:
         """Take over what supervisord shows; forget what was true of another run."""
         is_new = process.pid != self.process.pid
@@ -2249,17 +2256,20 @@ class Watched:
             self.course = Course()
             self.reading = None
             self.told.clear()
-        if is_new and process.pid != self.own_pid:
-            self.fresh = self.fresh_total = None
 
     def note_restart(self, reading: Reading, note: Note, now: float) -> None:
         """Remember that memmon has restarted the process."""
         self.restarts = [*self.restarts_within(float('inf'), now, reading.process.pid), now]
         self.restarts_total += 1
+        if reading.process.pid != self.own_pid:
+            self.fresh = self.fresh_total = None
         self.own_pid = note.pid
         fresh = None if note.fresh < 0 else note.fresh
-        self.fresh = fresh if reading.total is None and gains_nothing(reading, fresh) else None
-        self.fresh_total = fresh if reading.total is not None else None
+        # What a restart for the one limit has shown stays true after one for the other.
+        if reading.total is None:
+            self.fresh = fresh if gains_nothing(reading, fresh) else None
+        else:
+            self.fresh_total = fresh
 
     def note_reading(self, reading: Reading, now: float) -> None:
         """Remember what the process used, and since when it has been over its limit."""
@@ -2350,6 +2360,10 @@ class Watch:
         if self.options.kind == 'pss' and exceeds(self.total, size):
             self.total = measure_total(processes, self.supervisord_pid, 'pss')
         if not exceeds(self.total, size):
+            for watched in self.running:  # some programs peak while they start
+                rss = trees[watched.process.pid]
+                if watched.fresh_total is not None and rss is not None:
+                    watched.fresh_total = min(watched.fresh_total, rss)
             if self.total_since is not None:
                 self.forget_total()
             return None
@@ -2537,7 +2551,7 @@ def process_metrics(watch: Watch) -> list[Any]:
         restarts.add_metric(names, watched.restarts_total)
         failures.add_metric(names, watched.failures_total)
         held.add_metric(names, HELD in watched.told)
-        too_low.add_metric(names, watched.fresh is not None)
+        too_low.add_metric(names, watched.is_own and watched.fresh is not None)
         unmeasured.add_metric(names, process.namespec in hidden)
     return [memory, limit, restarts, failures, held, too_low, unmeasured]
 
@@ -2769,6 +2783,7 @@ class Listener:
         window_secs = self.options.restarts.secs if self.options.restarts else 0
         restarts = watched.restarts_within(window_secs, now, reading.process.pid)
         over_secs = now - since if since is not None else 0
+        fresh = fresh if watched.is_own else None
         return watched, reading, judge(reading, over_secs, len(restarts), fresh, self.options)
 
     def news_of(self, verdicts: Sequence[Verdict]) -> list[News]:
