@@ -6,11 +6,12 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).parent
+MODULE = (HERE / 'memmon.py').read_text(encoding='utf-8')
 
 setup(
     name='memmon',
-    version=re.findall(r"^__version__ = '(.+)'$", (HERE / 'memmon.py').read_text(encoding='utf-8'), re.M)[0],
-    description="A supervisor event listener that restarts programs that use too much memory",
+    version=re.findall(r"^__version__ = '(.+)'$", MODULE, re.M)[0],
+    description='A supervisor event listener that restarts programs that use too much memory',
     long_description=(HERE / 'README.rst').read_text(encoding='utf-8'),
     long_description_content_type='text/x-rst',
     author='the memmon developers',
@@ -27,6 +28,7 @@ setup(
         'Intended Audience :: System Administrators',
         'Operating System :: MacOS',
         'Operating System :: POSIX',
+        'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',
         'Programming Language :: Python :: 3 :: Only',
         'Programming Language :: Python :: 3.8',
