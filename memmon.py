@@ -106,6 +106,7 @@ PS_TIMEOUT_SECS = 10
 RPC_TIMEOUT_SECS = 10
 MAIL_TIMEOUT_SECS = 30
 COMMAND_TIMEOUT_SECS = 600
+KILL_TIMEOUT_SECS = 1
 
 
 # Values: a string in, a value or a ValueError out; and back, for people to read.
@@ -263,10 +264,6 @@ def parse_command(text: str) -> str:
     return text
 
 
-ADDRESS = r'[!#-\'*+\-./-9=?A-Z^-~]+(@[!#-\'*+\-./-9=?A-Z^-~]+)?'
-MAILBOX = rf'\s*({ADDRESS}|("[^"]*"|[^"<>,@]*)<{ADDRESS}>)\s*'
-
-
 def parse_file(text: str) -> str:
     """Return the name of a file. Raises ValueError."""
     if not text or '\0' in text:
@@ -281,6 +278,12 @@ def parse_metrics(text: str) -> str:
     except ImportError:
         raise ValueError("this needs prometheus_client: pip install 'memmon[metrics]'") from None
     return parse_file(text)
+
+
+ADDRESS = r'[!#-\'*+\-./-9=?A-Z^-~]+(@[!#-\'*+\-./-9=?A-Z^-~]+)?'
+# Without quotes, a name holds nothing that means something else in a header: RFC 5322, 3.2.3.
+NAME = r'("[^"\\]*"\s*|[^"<>,@()\[\]:;\\]*)'
+MAILBOX = rf'\s*({ADDRESS}|{NAME}<{ADDRESS}>)\s*'
 
 
 def parse_addresses(text: str) -> tuple[str, ...]:
@@ -352,12 +355,6 @@ class Options(NamedTuple):
     config: str
     help: bool
     version: bool
-
-    @property
-    def uses_percent(self) -> bool:
-        """Whether any limit depends on the memory of the machine."""
-        return any(size and size.percent for limit in (*self.limits, self.total) if limit
-                   for size in limit.sizes or ())
 
 
 class Option(NamedTuple):
@@ -460,17 +457,19 @@ def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
     """Run a command with text on its standard input; return what it printed if output is PIPE.
 
     A string is for the shell. The command gets a session of its own, of which nothing is left
-    when time is up. Raises OSError and CommandError.
+    when time is up, but for what may not be killed. Raises OSError and CommandError.
     """
-    with subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True,
-                          stdin=subprocess.PIPE, stdout=output, env=env,
-                          stderr=subprocess.DEVNULL if output == subprocess.PIPE else output
-                          ) as child:
-        try:
-            printed, _ = child.communicate(text, timeout_secs)
-        except subprocess.TimeoutExpired:
-            kill_session(child.pid)
-            raise CommandError(f'not done after {timeout_secs} seconds, so killed') from None
+    child = subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True,
+                             stdin=subprocess.PIPE, stdout=output, env=env,
+                             stderr=subprocess.DEVNULL if output == subprocess.PIPE else output)
+    try:
+        printed, _ = child.communicate(text, timeout_secs)
+    except subprocess.TimeoutExpired:
+        raise CommandError(f'not done after {timeout_secs} seconds, {kill(child)}') from None
+    finally:
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                pipe.close()
     if child.returncode < 0:
         raise CommandError(f'killed by signal {-child.returncode}')
     if child.returncode:
@@ -478,12 +477,26 @@ def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
     return printed or b''
 
 
+def kill(child: subprocess.Popen[bytes]) -> str:
+    """Kill a child and its session, without waiting for it for ever; return what became of it.
+
+    What another user runs, through sudo, cannot be killed, nor what hangs in the kernel.
+    """
+    kill_session(child.pid)
+    try:
+        child.wait(KILL_TIMEOUT_SECS)
+        return 'so killed'
+    except subprocess.TimeoutExpired:
+        return 'and cannot be killed'
+
+
 def kill_session(session: int) -> None:
     """Kill all processes of a session; where there is no /proc, of its first process group."""
-    os.killpg(session, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(session, signal.SIGKILL)
     with contextlib.suppress(FileNotFoundError):
         for pid in map(int, filter(str.isdigit, os.listdir('/proc'))):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 if os.getsid(pid) == session:
                     os.kill(pid, signal.SIGKILL)
 
@@ -734,7 +747,8 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
     with open(f'{proc}/cgroup', encoding='utf-8', errors='surrogateescape') as file:
         groups = [line.rstrip('\n').split(':', 2) for line in file]
     with open(f'{proc}/mountinfo', encoding='utf-8', errors='surrogateescape') as file:
-        mounts = [line.split() for line in file]
+        # Not split(): the field of the source may be empty.
+        mounts = [line.rstrip('\n').split(' ') for line in file]
     limits = []
     for mount in mounts:
         root, point = (re.sub(r'\\([0-7]{3})', unescape, field) for field in mount[3:5])
@@ -1081,8 +1095,9 @@ def is_urgent(reading: Reading) -> bool:
 
 def is_near(reading: Reading, percent: float) -> bool:
     """Tell whether so much of the limit is used; 0 percent means never."""
-    share = share_of(reading) if percent else None
-    return share is not None and share * 100 >= percent
+    if not (percent and reading.size) or reading.judged is None:
+        return False
+    return reading.judged * 100 >= percent * reading.size
 
 
 def share_of(reading: Reading) -> float | None:
@@ -1414,8 +1429,12 @@ def is_alive(pid: int) -> bool:
 
 
 def run_commands(options: Options, event: str, reading: Reading, reason: str, new_pid: int = 0
-                 ) -> int:
-    """Run the user's commands for an event, and log how they fail; return the last exit status."""
+                 ) -> bool:
+    """Run the user's commands for an event, and log how they fail.
+
+    Returns whether one of those that come before a restart asks to wait, after which no other is
+    run. Over the second size of the limit none is heard.
+    """
     variables = {
         'MEMMON_EVENT': event,
         'MEMMON_PROCESS': reading.process.namespec,
@@ -1428,17 +1447,16 @@ def run_commands(options: Options, event: str, reading: Reading, reason: str, ne
         'MEMMON_UPTIME': str(reading.uptime),
         'MEMMON_REASON': first_and_last_line(reason),
     }
-    status = 0
     for command in [command for name, command in options.on if name == event]:
         try:
             run_for_user(command, COMMAND_TIMEOUT_SECS, variables=variables)
         except (OSError, ValueError, CommandError) as error:
-            status = getattr(error, 'status', 0)
-            if event == 'before' and status == os.EX_TEMPFAIL:
-                break
-            log.error('%s: the command %r of -o %s failed: %s', reading.process.namespec, command,
-                      event, error)
-    return status
+            if event != 'before' or getattr(error, 'status', 0) != os.EX_TEMPFAIL:
+                log.error('%s: the command %r of -o %s failed: %s', reading.process.namespec,
+                          command, event, error)
+            elif not is_urgent(reading):
+                return True
+    return False
 
 
 class Restarter:
@@ -1478,14 +1496,14 @@ class Restarter:
         if reading.memory is None:
             raise Refusal(LEFT_ALONE, 'it could not be measured again')
         if not is_over(reading):
-            raise Refusal(LEFT_ALONE, f'now it is {describe_use(reading)}')
+            raise Refusal(LEFT_ALONE, f'now it is {describe_use(reading)}' if reading.total is None
+                          else f'now the total is {format_size(reading.total)}')
         pids = tree(table, process.pid)[1:] if reading.with_descendants else []
         return job._replace(reading=reading, descendants=tuple(pids))
 
     def run_before(self, reading: Reading) -> None:
         """Run the commands that come before a restart; raise Refusal if one asks to wait."""
-        status = run_commands(self.options, 'before', reading, describe_cause(reading))
-        if status == os.EX_TEMPFAIL and not is_urgent(reading):
+        if run_commands(self.options, 'before', reading, describe_cause(reading)):
             raise Refusal(PUT_OFF, 'the command of -o before asks to wait')
 
     def check_same_run(self, process: Process) -> None:
@@ -2128,8 +2146,11 @@ def end_quietly(signum: int, frame: FrameType | None) -> None:
 
 # Watch: what is remembered of the processes from tick to tick.
 
+LONGEST_FORECAST_SECS = 365 * 24 * 60 * 60
+
+
 class Course:
-    """What a process has used, in points that cover ever more looks the longer it gets."""
+    """The RSS of a process, in points that cover ever more looks the longer it gets."""
 
     MOST_POINTS = 32
 
@@ -2168,13 +2189,16 @@ class Course:
         return (f'{format_size(self.first)} -> {format_size(self.last)} in '
                 f'{format_duration(now - self.began)}, peak {format_size(max(self.points))}')
 
-    def forecast(self, size: int, now: float) -> str:
-        """Return when a size is reached if the growth goes on, as the end of a sentence."""
+    def forecast(self, room: int, now: float) -> str:
+        """Return when so many bytes are used up if the growth goes on, as the end of a sentence.
+
+        Nothing if that takes more than a year.
+        """
         growth = (self.last - self.first) / (now - self.began) if now > self.began else 0
-        if growth <= 0:
+        if growth <= 0 or room > growth * LONGEST_FORECAST_SECS:
             return ''
         return (f', {format_size(growth * 3600)} an hour; if that goes on, it is at its limit in '
-                f'{format_duration((size - self.last) / growth)}')
+                f'{format_duration(room / growth)}')
 
 
 class Watched:
@@ -2187,8 +2211,6 @@ class Watched:
         self.urgent: int | None = None
         # Of the present run:
         self.over_since: float | None = None  # seconds of the monotonic clock
-        self.fresh: int | None = None         # bytes, when memmon had started it, if too many
-        self.fresh_total: int | None = None   # likewise, if it was restarted for -t
         self.told: set[str] = set()           # what has been reported
         self.is_warned = False                # likewise, that it is near its limit
         self.exam_uptime = 10                 # seconds, when its descendants are looked at next
@@ -2196,20 +2218,32 @@ class Watched:
         self.reading: Reading | None = None   # the last
         # Of all runs:
         self.own_pid = 0                      # the last that memmon has started
+        self.fresh: int | None = None         # bytes, when memmon had started it, if too many
+        self.fresh_total: int | None = None   # likewise, if it was restarted for -t
         self.restarts: list[float] = []       # by memmon, by the monotonic clock
         self.restarts_total = 0
         self.failures_total = 0
 
-    def describe_course(self, now: float) -> str:
-        """Return a picture of what the process has used, with its ends in figures."""
+    def describe_growth(self, reading: Reading, now: float) -> str:
+        """Return the course in figures, which are of the RSS even where the PSS counts."""
         if self.course.looks < 2:
             return ''
-        return f'{self.course.picture()}  {self.course.describe(now)}'
+        return 'RSS ' * (reading.pss is not None) + self.course.describe(now)
+
+    def describe_course(self, reading: Reading, now: float) -> str:
+        """Return a picture of the course, with its ends in figures."""
+        growth = self.describe_growth(reading, now)
+        return f'{self.course.picture()}  {growth}' if growth else ''
 
     @property
     def is_exempt(self) -> bool:
         """Whether the process is never to be restarted."""
         return self.limit is not None and self.limit.sizes is None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the process was started by memmon."""
+        return self.process.pid == self.own_pid
 
     def begin_run(self, process: Process) -> None:
         """Take over what supervisord shows; forget what was true of another run."""
@@ -2222,17 +2256,20 @@ class Watched:
             self.course = Course()
             self.reading = None
             self.told.clear()
-        if is_new and process.pid != self.own_pid:
-            self.fresh = self.fresh_total = None
 
     def note_restart(self, reading: Reading, note: Note, now: float) -> None:
         """Remember that memmon has restarted the process."""
         self.restarts = [*self.restarts_within(float('inf'), now, reading.process.pid), now]
         self.restarts_total += 1
+        if reading.process.pid != self.own_pid:
+            self.fresh = self.fresh_total = None
         self.own_pid = note.pid
         fresh = None if note.fresh < 0 else note.fresh
-        self.fresh = fresh if reading.total is None and gains_nothing(reading, fresh) else None
-        self.fresh_total = fresh if reading.total is not None else None
+        # What a restart for the one limit has shown stays true after one for the other.
+        if reading.total is None:
+            self.fresh = fresh if gains_nothing(reading, fresh) else None
+        else:
+            self.fresh_total = fresh
 
     def note_reading(self, reading: Reading, now: float) -> None:
         """Remember what the process used, and since when it has been over its limit."""
@@ -2258,6 +2295,8 @@ class Watch:
     def __init__(self, options: Options, server: Server) -> None:
         self.options = options
         self.limits = Limits(options.limits)
+        self.uses_percent = any(size and size.percent for limit in (*options.limits, options.total)
+                                if limit for size in limit.sizes or ())
         self.server = server
         self.supervisord_pid = 0                     # 0: not known yet
         self.itself: frozenset[int] = frozenset()    # the pids of memmon and of what started it
@@ -2284,7 +2323,7 @@ class Watch:
         processes, children = self.find_children()
         if children != self.children:
             processes = self.name_children()
-        if self.options.uses_percent:
+        if self.uses_percent:
             self.resolve_limits()
         now, with_descendants = int(time.time()), self.options.cumulative
         counts_pss = self.options.kind == 'pss'
@@ -2321,6 +2360,10 @@ class Watch:
         if self.options.kind == 'pss' and exceeds(self.total, size):
             self.total = measure_total(processes, self.supervisord_pid, 'pss')
         if not exceeds(self.total, size):
+            for watched in self.running:  # some programs peak while they start
+                rss = trees[watched.process.pid]
+                if watched.fresh_total is not None and rss is not None:
+                    watched.fresh_total = min(watched.fresh_total, rss)
             if self.total_since is not None:
                 self.forget_total()
             return None
@@ -2367,7 +2410,7 @@ class Watch:
 
     def resolve_limits(self) -> None:
         """Find out what the limits come to: a container can be resized."""
-        self.machine = read_machine_memory() if self.options.uses_percent else 0
+        self.machine = read_machine_memory() if self.uses_percent else 0
         for watched in self.running:
             sizes = watched.limit.sizes if watched.limit else None
             watched.size, watched.urgent = in_bytes(sizes, self.machine)
@@ -2508,7 +2551,7 @@ def process_metrics(watch: Watch) -> list[Any]:
         restarts.add_metric(names, watched.restarts_total)
         failures.add_metric(names, watched.failures_total)
         held.add_metric(names, HELD in watched.told)
-        too_low.add_metric(names, watched.fresh is not None)
+        too_low.add_metric(names, watched.is_own and watched.fresh is not None)
         unmeasured.add_metric(names, process.namespec in hidden)
     return [memory, limit, restarts, failures, held, too_low, unmeasured]
 
@@ -2740,6 +2783,7 @@ class Listener:
         window_secs = self.options.restarts.secs if self.options.restarts else 0
         restarts = watched.restarts_within(window_secs, now, reading.process.pid)
         over_secs = now - since if since is not None else 0
+        fresh = fresh if watched.is_own else None
         return watched, reading, judge(reading, over_secs, len(restarts), fresh, self.options)
 
     def news_of(self, verdicts: Sequence[Verdict]) -> list[News]:
@@ -2751,17 +2795,19 @@ class Listener:
         """Return what is to be reported of a verdict; None if there is nothing new."""
         now = time.monotonic()
         news = None
-        if verdict != HELD:
+        if verdict == DUE:
             watched.told.discard(HELD)
         if verdict == NEAR and not watched.is_warned:
             watched.is_warned = True
-            growth = watched.course.forecast(reading.size or 0, now)
-            figures = f'; {watched.course.describe(now)}{growth}' * (watched.course.looks > 1)
-            news = news_of_warning(reading, watched.describe_course(now), figures)
+            growth = watched.describe_growth(reading, now)
+            forecast = watched.course.forecast((reading.size or 0) - (reading.memory or 0), now)
+            news = news_of_warning(reading, watched.describe_course(reading, now),
+                                   f'; {growth}{forecast}' if growth else '')
         elif verdict == HELD and HELD not in watched.told and self.options.restarts:
-            news = news_of_hold(self.options.restarts, reading, watched.describe_course(now))
+            news = news_of_hold(self.options.restarts, reading,
+                                watched.describe_course(reading, now))
         elif verdict == DUE and self.options.dry_run and DUE not in watched.told:
-            news = news_of_dry_run(reading, watched.describe_course(now))
+            news = news_of_dry_run(reading, watched.describe_course(reading, now))
         if news:
             watched.told.add(verdict)
         return news
@@ -2771,7 +2817,8 @@ class Listener:
         now = time.monotonic()
         jobs = [Job(reading, Debt(), self.watch.companions(reading.process),
                     recent=len(watched.restarts_within(3600, now, reading.process.pid)),
-                    course=watched.describe_course(now), is_put_off=PUT_OFF in watched.told)
+                    course=watched.describe_course(reading, now),
+                    is_put_off=PUT_OFF in watched.told)
                 for watched, reading, _ in due if not self.options.dry_run]
         try:
             self.workers.dispatch(

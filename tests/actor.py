@@ -9,15 +9,16 @@ import subprocess
 import sys
 import time
 
-parser = argparse.ArgumentParser()
-parser.add_argument('--mb', type=int, default=40, help='how much memory to take')
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument('--mb', type=int, default=60, help='how much memory to take')
 parser.add_argument('--once', default='', metavar='FILE',
                     help='made by the first life; where it is there already, take no memory')
 parser.add_argument('--holds', default='', metavar='FILE',
                     help='after a SIGTERM, go on until the file is there')
 parser.add_argument('--frees', default='', metavar='FILE',
                     help='give the memory back as soon as the file is there')
-parser.add_argument('--ends', default='', metavar='FILE', help='while the file is there, end at once')
+parser.add_argument('--ends', default='', metavar='FILE',
+                    help='while the file is there, end at once')
 parser.add_argument('--child', action='store_true', help='let a child take the memory')
 args = parser.parse_args()
 

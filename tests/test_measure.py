@@ -1,131 +1,142 @@
-"""Measuring under a real supervisord: ps and what takes its place, and when supervisord is asked."""
+"""Measuring below a real supervisord: ps, what takes its place, and when supervisord is asked."""
+
+from __future__ import annotations
 
 import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Dict, Optional
 
 import pytest
-from harness import LIMIT, MEMMON, StartMemmon, StartSupervisord, hog, memmon_section
+from harness import (LIMIT, MEMMON, StartListener, StartSupervisord, in_pid_namespace,
+                     memmon_section, run, section)
+from rpc import StartFakeServer
 
-NO_OPTION = 'echo usage: ps >&2; exit 1'
-RUBBISH = 'echo what is this'
-THREE_NUMBERS = 'echo 1 2 3; kill -9 $$'
-THREE_NUMBERS_IN_PEACE = 'echo 1 2 3'
-NO_ANSWER = 'sleep 1000'
+needs_proc = pytest.mark.skipif(not os.path.exists('/proc/self/stat'),
+                                reason='needs the /proc of Linux')
+needs_busybox = pytest.mark.skipif(
+    not shutil.which('busybox'), reason="needs BusyBox, from Debian's package of this name")
 
 
-def fake_ps(path: Path, script: Optional[str]) -> Dict[str, str]:
-    """Return a PATH on which ps is a shell script, or missing."""
+def fake_ps(path: Path, script: str) -> dict[str, str]:
+    """Return a PATH on which ps is a shell script; without a script there is no ps."""
     path = path / 'bin'
     path.mkdir()
-    for tool in ('sh', 'sleep'):
-        (path / tool).symlink_to(shutil.which(tool) or '')
-    if script is not None:
+    for tool in ('sh', 'sleep', 'busybox'):
+        if shutil.which(tool):
+            (path / tool).symlink_to(shutil.which(tool) or '')
+    if script:
         (path / 'ps').write_text(f'#!/bin/sh\n{script}\n')
         (path / 'ps').chmod(0o755)
     return {'PATH': str(path)}
 
 
-@pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='needs the /proc of Linux')
+@needs_proc
 @pytest.mark.parametrize('script, why', [
-    (None, 'there is none'),
-    (NO_OPTION, 'exit status 1'),
-    (RUBBISH, "it printed b'what is this'"),
-    (THREE_NUMBERS, 'killed by signal 9'),
-    (THREE_NUMBERS_IN_PEACE, 'its table is not whole'),
-    (NO_ANSWER, 'not done after 10 seconds, so killed'),
-    pytest.param('exec busybox ps "$@"', '', marks=pytest.mark.skipif(
-        not shutil.which('busybox'), reason="needs BusyBox, from Debian's package of this name")),
+    ('', 'ps is not in PATH'),
+    ('echo usage: ps >&2; exit 1', 'exit status 1'),
+    ('echo what is this', "ps printed b'what is this'"),
+    ('echo 1 2 3; kill -9 $$', 'killed by signal 9'),
+    ('echo 1 2 3', 'the table of ps is not whole'),
+    ('sleep 1000', 'not done after 10 seconds, so killed'),
+    pytest.param('exec busybox ps "$@"', '', marks=needs_busybox),
 ])
-def test_proc_takes_the_place_of_ps(script: Optional[str], why: str, tmp_path: Path,
-                                    start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    path = fake_ps(tmp_path, script)
-    if shutil.which('busybox'):
-        (tmp_path / 'bin' / 'busybox').symlink_to(shutil.which('busybox') or '')
-    supervisord = start_supervisord(hog('big', '--once', 'big') + hog('small', '--mb', '1'))
+def test_proc_takes_the_place_of_ps(
+        script: str, why: str, tmp_path: Path, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big', '--once', 'big') + section('small', '--mb', '1'))
     big, = supervisord.wait_big('big')
-    small = supervisord.wait_new_pid('small', 0)
-    memmon = start_memmon(supervisord, '-v', '-a', LIMIT, **path)
-    memmon.send()
+    small, = supervisord.wait_up('small')
+    listener = start_listener(supervisord, '-v', '-a', LIMIT, **fake_ps(tmp_path, script))
+    listener.send()
     supervisord.wait_new_pid('big', big)
-    assert f'DEBUG memmon: no process table from ps ({why}' in memmon.log()
-    assert 'usage: ps' not in memmon.log()
+    assert f'DEBUG memmon: no process table from ps ({why}' in listener.log()
+    assert 'usage: ps' not in listener.log()
     assert supervisord.pid('small') == small
 
 
-@pytest.mark.parametrize('through_a_shell', [False, True])
-def test_memmon_as_a_listener(through_a_shell: bool, start_supervisord: StartSupervisord) -> None:
-    section = memmon_section('-a', LIMIT)
-    if through_a_shell:
-        section = hog('memmon', command=f'sh -c "{MEMMON} -a {LIMIT}; exit 1"', section='eventlistener',
-                      events='TICK_5', stopasgroup='true', autostart='false')
-    supervisord = start_supervisord(hog('big', '--once', 'big') + section)
+def test_memmon_may_be_started_through_a_shell(start_supervisord: StartSupervisord) -> None:
+    supervisord = start_supervisord(
+        section('big', '--once', 'big')
+        + memmon_section(command=f'sh -c "{MEMMON} -a {LIMIT}; exit 1"', stopasgroup='true'))
     pid, = supervisord.wait_big('big')
     supervisord.start_memmon()
     supervisord.wait_new_pid('big', pid)
     assert supervisord.spawned('big') == 2
 
 
-def test_program_started_after_the_first_tick(start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(hog('small', '--mb', '1') + hog('late', '--once', 'late', autostart='false'))
-    supervisord.wait_state('small', 'RUNNING')
-    memmon = start_memmon(supervisord, '-a', LIMIT)
-    memmon.send()
+def test_program_started_after_the_first_tick_is_watched(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('small', '--mb', '1')
+                                    + section('late', '--once', 'late', autostart='false'))
+    supervisord.wait_up('small')
+    listener = start_listener(supervisord, '-a', LIMIT)
+    listener.send()
     supervisord.call('startProcess', 'late')
     pid, = supervisord.wait_big('late')
-    memmon.send()
+    listener.send()
     supervisord.wait_new_pid('late', pid)
 
 
-def test_program_restarted_by_supervisord_between_two_ticks(tmp_path: Path, start_supervisord: StartSupervisord,
-                                                            start_memmon: StartMemmon) -> None:
-    (tmp_path / 'once').touch()
-    supervisord = start_supervisord(hog('big', '--once', 'once', autorestart='true'))
-    first = supervisord.wait_new_pid('big', 0)
-    memmon = start_memmon(supervisord, '-a', LIMIT)
-    memmon.send()
-    (tmp_path / 'once').unlink()
+def test_program_restarted_between_two_ticks_is_watched(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big', '--when', 'grow', autorestart='true'))
+    first, = supervisord.wait_up('big')
+    listener = start_listener(supervisord, '-a', LIMIT)
+    listener.send()
     os.kill(first, signal.SIGKILL)
-    second, = supervisord.wait_big('big')
-    memmon.send()
+    second = supervisord.wait_new_pid('big', first)
+    (tmp_path / 'grow').touch()
+    supervisord.wait_big('big')
+    listener.send()
     supervisord.wait_new_pid('big', second)
-    assert second != first
 
 
-def test_steady_tick_asks_supervisord_nothing(tmp_path: Path, start_supervisord: StartSupervisord,
-                                              start_memmon: StartMemmon) -> None:
-    """Where the socket is away, each request would be told of as an error."""
-    supervisord = start_supervisord(hog('a', '--mb', '1') + hog('b', '--mb', '1'))
-    supervisord.wait_state('b', 'RUNNING')
-    memmon = start_memmon(supervisord, '-v', '-a', LIMIT)
-    memmon.send()
-    (tmp_path / 's').rename(tmp_path / 'away')
+def test_steady_tick_asks_supervisord_nothing(
+        start_supervisord: StartSupervisord, start_listener: StartListener,
+        start_fake_server: StartFakeServer) -> None:
+    supervisord = start_supervisord(section('a', '--mb', '1') + section('b', '--mb', '1'))
+    supervisord.wait_up('a', 'b')
+    server = start_fake_server(behind=supervisord.env)
+    listener = start_listener(server, '-v', '-a', LIMIT)
+    listener.send()
+    calls = len(server.calls)
     for _ in range(5):
-        memmon.send()
-    assert 'ERROR' not in memmon.log()
-    assert memmon.log().count('DEBUG memmon: a:a: RSS ') == 6
-    (tmp_path / 'away').rename(tmp_path / 's')
+        listener.send()
+    assert server.methods()[calls:] == []
+    assert listener.log().count('DEBUG memmon: a:a: RSS ') == 6
     supervisord.call('stopProcess', 'b')
-    (tmp_path / 's').rename(tmp_path / 'away')
-    memmon.send()
-    assert 'ERROR memmon: nothing checked at this tick: no such socket' in memmon.log()
+    listener.send()
+    assert server.methods()[calls:] == ['supervisor.getAllProcessInfo']
 
 
-def test_neither_ps_nor_proc_loses_the_tick(start_supervisord: StartSupervisord, start_memmon: StartMemmon,
-                                            tmp_path: Path) -> None:
-    """A limit on open files keeps memmon from both."""
-    if not shutil.which('prlimit'):
-        pytest.skip('needs prlimit, from util-linux')
-    supervisord = start_supervisord(hog('big', '--once', 'big'))
+@pytest.mark.skipif(not shutil.which('prlimit'), reason='needs prlimit, from util-linux')
+def test_neither_ps_nor_proc_loses_the_tick(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    """A limit of open files keeps memmon from both."""
+    supervisord = start_supervisord(section('big', '--once', 'big'))
     pid, = supervisord.wait_big('big')
-    memmon = start_memmon(supervisord, '-a', LIMIT)
-    memmon.send('PROCESS_LOG')
-    os.system(f'prlimit --pid {memmon.pid} --nofile=3:4096')
-    memmon.send()
-    assert ' ERROR memmon: nothing checked at this tick: no process table from ps ' in memmon.log()
+    listener = start_listener(supervisord, '-a', LIMIT)
+    listener.send('PROCESS_LOG')
+    assert run('prlimit', '--pid', str(listener.pid), '--nofile=3:4096').status == 0
+    listener.send()
+    assert listener.messages()[-1].startswith(
+        'ERROR memmon: nothing checked at this tick: no process table from ps ')
     assert supervisord.pid('big') == pid
-    os.system(f'prlimit --pid {memmon.pid} --nofile=4096:4096')
-    memmon.send()
+    assert run('prlimit', '--pid', str(listener.pid), '--nofile=4096:4096').status == 0
+    listener.send()
     supervisord.wait_new_pid('big', pid)
+
+
+def test_processes_of_another_pid_namespace_are_reported_and_never_measured(
+        start_supervisord: StartSupervisord, start_listener: StartListener,
+        pid_namespaces: None) -> None:
+    supervisord = start_supervisord(section('big'))
+    pid, = supervisord.wait_big('big')
+    listener = start_listener(supervisord, '-a', LIMIT, wrapper=in_pid_namespace())
+    for _ in range(3):
+        listener.send()
+    warnings = [line for line in listener.messages() if 'WARNING' in line]
+    assert len(warnings) == 1 and warnings[0].startswith(
+        f'WARNING memmon: cannot measure big:big (pid {pid}): ')
+    assert supervisord.spawned('big') == 1

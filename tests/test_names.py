@@ -1,84 +1,51 @@
 """What memmon says of the names that it was given."""
 
-from typing import List
+from __future__ import annotations
 
-import pytest
-from harness import StartMemmon, StartSupervisord, hog, memmon_section, wait_until
+from harness import (StartListener, StartSupervisord, assert_in, memmon_section, messages,
+                     pool_section, section, wait_until)
 
-import memmon
-from memmon import Process
-
-QUEUE = hog('queue', '--mb', '1', numprocs=2, process_name='%(program_name)s_%(process_num)02d')
+QUEUE = pool_section('queue', 2, '--mb', '1')
 
 
-def messages(log: str) -> List[str]:
-    """Return the lines of a log without their times."""
-    return [line.split(' ', 2)[2] for line in log.splitlines()]
-
-
-def test_first_tick_tells_what_is_watched(start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(QUEUE + hog('other', '--mb', '1') + hog('off', autostart='false'))
-    supervisord.wait_state('other', 'RUNNING')
-    memmon = start_memmon(supervisord, '-p', 'queue=1GB', '-g', 'off=1.5GB')
-    memmon.send()
+def test_first_tick_tells_what_is_watched(start_supervisord: StartSupervisord,
+                                          start_listener: StartListener) -> None:
+    supervisord = start_supervisord(QUEUE + section('other', '--mb', '1')
+                                    + section('off', autostart='false'))
+    supervisord.wait_up('other')
+    listener = start_listener(supervisord, '-p', 'queue=1GB', '-g', 'off=1.5GB')
+    listener.send()
     supervisord.call('stopProcess', 'other')
-    memmon.send()
-    assert messages(memmon.log()) == [
+    listener.send()
+    assert listener.messages()[1:] == [
         "INFO memmon: watching 3 of supervisord's 4 processes: -p queue=1GB, -g off=1.5GB"]
 
 
 def test_memmon_does_not_watch_itself(start_supervisord: StartSupervisord) -> None:
-    supervisord = start_supervisord(hog('small', '--mb', '1') + memmon_section('-a', '1GB', '-p', 'memmon=1GB'))
+    supervisord = start_supervisord(section('small', '--mb', '1')
+                                    + memmon_section('-a', '1GB', '-p', 'memmon=1GB'))
     supervisord.start_memmon()
-    wait_until(lambda: 'watching' in supervisord.call('readProcessStderrLog', 'memmon', 0, 0))
-    assert messages(supervisord.call('readProcessStderrLog', 'memmon', 0, 0)) == [
+    wait_until(lambda: assert_in('covers no process', supervisord.memmon_log()))
+    assert messages(supervisord.memmon_log())[1:] == [
         "INFO memmon: watching 1 of supervisord's 2 processes: -p memmon=1GB, -a 1GB",
         'WARNING memmon: -p memmon=1GB covers no process']
 
 
-def test_name_that_covers_nothing_is_told_when_that_changes(start_supervisord: StartSupervisord,
-                                                            start_memmon: StartMemmon) -> None:
+def test_name_that_covers_nothing_is_reported_once_and_when_that_changes(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     supervisord = start_supervisord(QUEUE)
-    supervisord.wait_state('queue:queue_01', 'RUNNING')
-    memmon = start_memmon(supervisord, '-p', 'queeu=1GB', '-g', 'late=1GB')
+    supervisord.wait_up('queue:queue_00', 'queue:queue_01')
+    listener = start_listener(supervisord, '-p', 'queeu=1GB', '-g', 'late=1GB')
     for _ in range(3):
-        memmon.send()
-    assert messages(memmon.log()) == [
+        listener.send()
+    assert listener.messages()[1:] == [
         "INFO memmon: watching 0 of supervisord's 2 processes: -p queeu=1GB, -g late=1GB",
-        'WARNING memmon: -p queeu=1GB covers no process; near it: queue, queue_01, queue_00',
+        'WARNING memmon: -p queeu=1GB covers no process; similar: queue, queue_01, queue_00',
         'WARNING memmon: -g late=1GB covers no process']
-    text = supervisord.conf.read_text()
-    supervisord.conf.write_text(text + hog('late', '--mb', '1'))
-    supervisord.ctl('update')
-    supervisord.wait_state('late', 'RUNNING')
-    memmon.send()
-    supervisord.conf.write_text(text)
-    supervisord.ctl('update')
-    memmon.send()
-    assert messages(memmon.log())[3:] == ['WARNING memmon: -g late=1GB covers no process']
-
-
-PROCESSES = [Process('web', 'web', 1, 0, 'RUNNING'), Process('web', 'worker', 2, 0, 'RUNNING'),
-             Process('queue', 'queue_00', 3, 0, 'RUNNING')]
-
-
-@pytest.mark.parametrize('option, warning', [
-    ('-p wrker=1MB', '-p wrker=1MB covers no process; near it: worker'),
-    ('-p web:workers=1MB', '-p web:workers=1MB covers no process; near it: web:worker, web:web'),
-    ('-p queues=1MB', '-p queues=1MB covers no process; near it: queue, queue_00'),
-    ('-p Web=1MB', '-p Web=1MB covers no process; near it: web'),
-    ('-p xyz*=1MB', '-p xyz*=1MB covers no process'),
-    ('-g webs=1MB', '-g webs=1MB covers no process; near it: web'),
-    ('-g worker=1MB', '-g worker=1MB covers no process'),
-    ('-g web=1MB', ''),
-    ('-p que*=1MB', ''),
-    ('-a 1MB', ''),
-])
-def test_idle_limits(option: str, warning: str) -> None:
-    limits = memmon.parse_args(option.split()).limits
-    assert list(memmon.idle_limits(PROCESSES, limits).values()) == [warning] * bool(warning)
-
-
-def test_limit_that_another_one_overrules_is_not_idle() -> None:
-    limits = memmon.parse_args(['-p', 'web=1MB', '-g', 'web=2MB', '-a', '3MB']).limits
-    assert memmon.idle_limits(PROCESSES, limits) == {}
+    supervisord.configure(QUEUE + section('late', '--mb', '1'))
+    supervisord.wait_up('late')
+    listener.send()
+    assert len(listener.messages()) == 4
+    supervisord.configure(QUEUE)
+    listener.send()
+    assert listener.messages()[4:] == ['WARNING memmon: -g late=1GB covers no process']

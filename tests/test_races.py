@@ -7,253 +7,251 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Iterator, List
 
 import pytest
-from adversary import (ACTOR, TINY, Proxy, actor, first, lose_answer, lose_request, most_down,
-                       sleeper, wait_idle, worker_of)
-from harness import (LIMIT, SAVE_MAIL, StartMemmon, StartSupervisord, Supervisord, children_of, hog,
-                     is_running, read_mails, wait_until)
-
-
-@pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    proxy = Proxy(tmp_path)
-    yield proxy
-    proxy.end()
+from adversary import ACTOR, TINY, Rules, actor, first, sleeper
+from harness import (BIG_MB, LIMIT, GroupWatch, Mailbox, StartListener, StartSupervisord,
+                     Supervisord, assert_equal, children_of, group_section, is_running, kill,
+                     rss_mb, section, wait_until)
+from rpc import StartFakeServer, lose, raw
 
 
 def kill_and_wait(supervisord: Supervisord, name: str, state: str) -> None:
-    """Kill a process; wait until supervisord shows its end or its successor."""
+    """Kill a process; wait until supervisord shows its end, or its successor."""
     pid = supervisord.pid(name)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: supervisord.state(name) == state and supervisord.pid(name) != pid)
+
+    def assert_replaced() -> None:
+        info = supervisord.info(name)
+        assert info['statename'] == state and info['pid'] != pid, info
+    wait_until(assert_replaced)
 
 
 def test_whatever_happens_between_the_look_and_the_stop(
-        tmp_path: Path, proxy: Proxy, start_supervisord: StartSupervisord,
-        start_memmon: StartMemmon) -> None:
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener,
+        start_fake_server: StartFakeServer) -> None:
     names = ['successor', 'backoff', 'exited', 'no-answer', 'no-request']
+    broken = tmp_path / 'broken'
     supervisord = start_supervisord(
+        # A SIGTERM between supervisord's fork and the exec of the program is lost.
         sleeper('successor', autorestart='true', stopwaitsecs=2)
         + actor('backoff', '--ends', 'broken', startsecs=1, autorestart='true')
         + sleeper('exited', autorestart='false') + sleeper('no-answer') + sleeper('no-request'))
-    pids = {name: supervisord.wait_new_pid(name, 0) for name in names}
-    for name, state in [('successor', 'RUNNING'), ('backoff', 'BACKOFF'), ('exited', 'EXITED')]:
-        proxy.at('stopProcess', f'{name}:{name}',
-                 first(lambda name=name, state=state: (  # type: ignore[misc]
-                     kill_and_wait(supervisord, name, state), (tmp_path / 'broken').unlink()
-                     if name == 'backoff' else None)))
-    proxy.at('stopProcess', 'no-answer:no-answer', lose_answer)
-    proxy.at('stopProcess', 'no-request:no-request', lose_request)
-    memmon = start_memmon(supervisord, '-a', TINY, **proxy.env)
-    (tmp_path / 'broken').touch()  # for the next life
+    pids = dict(zip(names, supervisord.wait_up(*names)))
+
+    def break_down() -> None:
+        kill_and_wait(supervisord, 'backoff', 'BACKOFF')
+        broken.unlink()  # the start by memmon is to succeed
+
+    rules = Rules()
+    rules.at('stopProcess', 'successor:successor',
+             first(lambda: kill_and_wait(supervisord, 'successor', 'RUNNING')))
+    rules.at('stopProcess', 'backoff:backoff', first(break_down))
+    rules.at('stopProcess', 'exited:exited',
+             first(lambda: kill_and_wait(supervisord, 'exited', 'EXITED')))
+    rules.at('stopProcess', 'no-answer:no-answer', lose)
+    rules.at('stopProcess', 'no-request:no-request', raw(b''))
+    server = start_fake_server(rules, supervisord.env)
+    memmon = start_listener(server, '-a', TINY)
+    broken.touch()  # for the next life
     memmon.send()
-    wait_idle(memmon)
-    states = {name: supervisord.state(name) for name in names}
-    assert states == {**dict.fromkeys(names, 'RUNNING'), 'exited': 'EXITED'}
-    assert supervisord.pid('no-request') == pids['no-request']  # left alone: nothing was stopped
-    spawned = {name: supervisord.spawned(name) for name in names if name != 'backoff'}
-    assert spawned == {'successor': 3, 'exited': 1, 'no-answer': 2, 'no-request': 1}
+    memmon.wait_idle()
+    assert supervisord.states() == {**dict.fromkeys(names, 'RUNNING'), 'exited': 'EXITED'}
+    assert supervisord.pid('no-request') == pids['no-request']
+    assert [supervisord.spawned(name) for name in ('successor', 'exited', 'no-answer')] == [3, 1, 2]
     for name in ('successor', 'backoff', 'no-answer'):
-        assert f' restarted {name}:{name}: ' in memmon.log()
+        memmon.assert_log(f' restarted {name}:{name}: ')
     for name in ('exited', 'no-request'):
-        assert f' left alone {name}:{name}: ' in memmon.log()
+        memmon.assert_log(f' left alone {name}:{name}: ')
 
 
 def test_programs_that_die_young_all_come_back(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     # Until a file says that they may last, so that a stop often hits the next life.
     names = [f'young{number}' for number in range(24)]
     life = "sh -c 'test -e settled && exec sleep 1000; exec sleep 1.1'"
-    supervisord = start_supervisord(
-        ''.join(hog(name, command=life, autorestart='true', stopwaitsecs=2) for name in names))
-    memmon = start_memmon(supervisord, '-a', TINY)
+    supervisord = start_supervisord(''.join(
+        section(name, command=life, autorestart='true', stopwaitsecs=2) for name in names))
+    memmon = start_listener(supervisord, '-a', TINY)
     for _ in range(2):
         memmon.send()
-        wait_idle(memmon)
+        memmon.wait_idle()
     (tmp_path / 'settled').touch()
-    for name in names:
-        supervisord.wait_state(name, 'RUNNING')
-    assert ' restarted young' in memmon.log()
+    wait_until(lambda: assert_equal(supervisord.states(), dict.fromkeys(names, 'RUNNING')))
+    memmon.assert_log(' restarted young')
 
 
-def replaceable(tmp_path: Path, name: str, *args: str) -> Path:
-    """Return a file that runs an actor, for a test to take away and put back."""
-    command = tmp_path / name
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} {ACTOR} {" ".join(args)}\n')
-    command.chmod(0o755)
-    return command
+def replaceable(path: Path, *args: str) -> str:
+    """Make a file that runs an actor, and that a test can take away; return its section."""
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -S {ACTOR} {" ".join(args)}\n')
+    path.chmod(0o755)
+    return section(path.name, command=str(path))
 
 
 def test_refused_start_is_tried_on_without_ticks_and_without_memmon(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        tmp_path: Path, mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     names = ['waits', 'killed', 'ended']  # what becomes of their memmon
-    commands = [replaceable(tmp_path, name, '--once', f'{name}.once') for name in names]
-    supervisord = start_supervisord(
-        ''.join(hog(name, command=str(command)) for name, command in zip(names, commands)))
+    supervisord = start_supervisord(''.join(
+        replaceable(tmp_path / name, '--once', f'{name}.once') for name in names))
     supervisord.wait_big(*names)
-    memmons = [start_memmon(supervisord, '-p', f'{name}={LIMIT}', *SAVE_MAIL) for name in names]
-    for command in commands:
-        command.rename(f'{command}.away')
+    memmons = [start_listener(supervisord, '-p', f'{name}={LIMIT}', *mailbox.args)
+               for name in names]
+    for name in names:
+        (tmp_path / name).rename(tmp_path / f'{name}.away')
     for memmon in memmons:
-        memmon.send()
+        memmon.send()  # the last tick that it ever gets
     for name, memmon in zip(names, memmons):
         memmon.wait_log(f' failed to start {name}:{name}: ')
     memmons[1].process.kill()
     memmons[2].stdin.close()
-    assert memmons[2].process.wait() == 0
-    assert [supervisord.state(name) for name in names] == ['STOPPED'] * 3
-    for command in commands:
-        Path(f'{command}.away').rename(command)
+    assert memmons[2].wait_end() == 0
+    assert supervisord.states() == dict.fromkeys(names, 'STOPPED')
     for name in names:
-        supervisord.wait_state(name, 'RUNNING')
-    wait_until(lambda: len(read_mails(tmp_path)) == 6)
-    subjects = [line for mail in read_mails(tmp_path) for line in mail.splitlines()
+        (tmp_path / f'{name}.away').rename(tmp_path / name)
+    supervisord.wait_up(*names)
+    subjects = [line for mail in mailbox.wait(6) for line in mail.splitlines()
                 if line.startswith('Subject: ')]
     assert sorted(subjects) == sorted(
         f'Subject: memmon: {news}' for name in names
         for news in (f'failed to start process {name}:{name}', f'process {name}:{name} restarted'))
 
 
-@pytest.mark.parametrize('numbers', [[signal.SIGTERM], [signal.SIGKILL]])
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGKILL])
 def test_only_what_is_owed_is_started_when_memmon_is_ended(
-        numbers: List[int], tmp_path: Path, start_supervisord: StartSupervisord,
-        start_memmon: StartMemmon) -> None:
+        signum: int, tmp_path: Path, mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     names = ['pool:a', 'pool:b', 'pool:c', 'single']
     supervisord = start_supervisord(
         ''.join(actor(name, '--holds', 'go') for name in ('a', 'b', 'c', 'single'))
-        + '[group:pool]\nprograms=a,b,c\n')
+        + group_section('pool', 'a', 'b', 'c'))
     pids = supervisord.wait_big(*names)
-    memmon = start_memmon(supervisord, '-a', LIMIT, *SAVE_MAIL)
+    memmon = start_listener(supervisord, '-a', LIMIT, *mailbox.args)
     memmon.send()
     supervisord.wait_state('pool:a', 'STOPPING')
     supervisord.wait_state('single', 'STOPPING')
-    worker = worker_of(memmon)
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        os.kill(worker, signum)  # as killall does, which ends all that is called memmon
-    for signum in numbers:
-        os.kill(memmon.pid, signum)
-    memmon.process.wait()
+    worker, = memmon.workers()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(worker, number)  # as killall does, to all that is called memmon
+    os.kill(memmon.pid, signum)
+    memmon.wait_end()
     (tmp_path / 'go').touch()
-    wait_until(lambda: not is_running(worker))
-    assert [supervisord.pid(name) == pid for name, pid in zip(names, pids)] == [
-        False, True, True, False]
-    assert [supervisord.state(name) for name in names] == ['RUNNING'] * 4
-    mails = read_mails(tmp_path)
-    assert len(mails) == 2 and all(' restarted\n' in mail for mail in mails)
+    wait_until(lambda: assert_equal(is_running(worker), False))
+    assert set(supervisord.states().values()) == {'RUNNING'}
+    is_same = [supervisord.pid(name) == pid for name, pid in zip(names, pids)]
+    assert is_same == [False, True, True, False]
+    assert all(' restarted\n' in mail for mail in mailbox.wait(2))
 
 
 def test_never_two_members_down_when_memmon_is_replaced(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     members = ['a', 'b', 'c']
     supervisord = start_supervisord(
         ''.join(actor(name, '--once', f'{name}.once', '--holds', 'go', startsecs=1)
-                for name in members) + '[group:pool]\nprograms=a,b,c\n',
-        settings='loglevel=debug\n')
+                for name in members) + group_section('pool', *members))
     supervisord.wait_big(*[f'pool:{name}' for name in members])
-    old = start_memmon(supervisord, '-a', LIMIT)
-    old.send()
-    supervisord.wait_state('pool:a', 'STOPPING')
-    old.process.kill()
-    new = start_memmon(supervisord, '-a', LIMIT)
-    new.send()
-    wait_until(new.is_busy)
-    (tmp_path / 'go').touch()
-    new.wait_log(' restarted pool:b: ')
-    new.wait_log(' restarted pool:c: ')
+    with GroupWatch(supervisord, 'pool'):
+        old = start_listener(supervisord, '-a', LIMIT)
+        old.send()
+        supervisord.wait_state('pool:a', 'STOPPING')
+        old.process.kill()
+        new = start_listener(supervisord, '-a', LIMIT)
+        new.send()
+        wait_until(lambda: assert_equal(len(new.workers()), 1))
+        (tmp_path / 'go').touch()
+        new.wait_log(' restarted pool:b: ')
+        new.wait_log(' restarted pool:c: ')
     assert [supervisord.spawned(name) for name in members] == [2, 2, 2]
-    assert most_down(supervisord, *members) == 1
 
 
 def test_group_waits_for_a_member_that_an_operator_restarts(
-        start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(
-        sleeper('a', startsecs=2) + actor('b', '--once', 'once')
-        + '[group:pool]\nprograms=a,b\n', settings='loglevel=debug\n')
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(sleeper('a', startsecs=2) + actor('b', '--once', 'once')
+                                    + group_section('pool', 'a', 'b'))
     supervisord.wait_big('pool:b')
-    supervisord.wait_state('pool:a', 'RUNNING')
-    supervisord.call('stopProcess', 'pool:a')
-    supervisord.call('startProcess', 'pool:a', False)
-    memmon = start_memmon(supervisord, '-a', LIMIT)
-    memmon.send()
-    memmon.wait_log(' restarted pool:b: ')
-    assert most_down(supervisord, 'a', 'b') == 1
+    supervisord.wait_up('pool:a')
+    memmon = start_listener(supervisord, '-a', LIMIT)
+    with GroupWatch(supervisord, 'pool'):
+        supervisord.call('stopProcess', 'pool:a')
+        supervisord.call('startProcess', 'pool:a', False)
+        memmon.send()
+        memmon.wait_log(' restarted pool:b: ')
 
 
-def test_slow_stop_keeps_no_other_group(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+def test_slow_stop_keeps_no_other_group_and_is_told(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     names = [f'quick{number}' for number in range(20)]  # more than there are restarts at once
     supervisord = start_supervisord(
-        actor('a-slow', '--holds', 'go') + ''.join(sleeper(name) for name in names))
+        actor('a-slow', '--holds', 'go') + ''.join(map(sleeper, names)))
     supervisord.wait_big('a-slow')
-    memmon = start_memmon(supervisord, '-a', TINY)
+    memmon = start_listener(supervisord, '-a', TINY)
     memmon.send()
     assert memmon.send() < 1
-    assert len(children_of(memmon.pid)) == 1
+    assert len(memmon.workers()) == 1
     for name in names:
         memmon.wait_log(f' restarted {name}:{name}: ')
     assert supervisord.state('a-slow') == 'STOPPING'
+    memmon.wait_log(' a-slow:a-slow is not down 10 seconds after the stop')
     assert memmon.send() < 1
-    memmon.wait_log('a-slow:a-slow is not down 10 seconds after the stop')
     (tmp_path / 'go').touch()
     memmon.wait_log(' restarted a-slow:a-slow: ')
 
 
-def test_member_that_has_shrunk_is_left_alone_and_asked_for_anew(
-        tmp_path: Path, proxy: Proxy, start_supervisord: StartSupervisord,
-        start_memmon: StartMemmon) -> None:
+def assert_small(pid: int) -> None:
+    assert rss_mb(pid) < 30
+
+
+def test_member_that_has_shrunk_is_left_alone_and_named_anew(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener,
+        start_fake_server: StartFakeServer) -> None:
     supervisord = start_supervisord(
         actor('a', '--holds', 'go', '--once', 'a.once') + actor('b', '--frees', 'free')
-        + actor('c', '--once', 'c.once') + '[group:pool]\nprograms=a,b,c\n')
+        + actor('c', '--once', 'c.once') + group_section('pool', 'a', 'b', 'c'))
     _, b, _ = supervisord.wait_big('pool:a', 'pool:b', 'pool:c')
-    memmon = start_memmon(supervisord, '-a', LIMIT, **proxy.env)
+    rules = Rules()
+    memmon = start_listener(start_fake_server(rules, supervisord.env), '-a', LIMIT)
     memmon.send()
     supervisord.wait_state('pool:a', 'STOPPING')
     (tmp_path / 'free').touch()
-    wait_until(lambda: rss_is_below_limit(b))
+    wait_until(lambda: assert_small(b))
     (tmp_path / 'go').touch()
     memmon.wait_log(' restarted pool:c: ')
+    memmon.assert_log(' left alone pool:b: RSS ')
     assert [supervisord.spawned(name) for name in 'abc'] == [2, 1, 2]
-    line, = [line for line in memmon.log().splitlines() if ' pool:b: ' in line]
-    assert ' left alone pool:b: RSS ' in line and ' over ' in line
-    wait_idle(memmon)
-    asked = proxy.count('getAllProcessInfo')
-    memmon.send('PROCESS_LOG')  # takes in that the worker has ended
+    memmon.wait_idle()
+    memmon.send('PROCESS_LOG')  # by when it knows that the worker has ended
+    asked = rules.count('getAllProcessInfo')
     memmon.send()
     memmon.send()
-    assert proxy.count('getAllProcessInfo') == asked + 1
+    assert rules.count('getAllProcessInfo') == asked + 1
 
 
-def rss_is_below_limit(pid: int) -> bool:
-    statm = Path(f'/proc/{pid}/statm').read_text()
-    return int(statm.split()[1]) * os.sysconf('SC_PAGE_SIZE') < 25 << 20
+def assert_big_child(pid: int) -> int:
+    """Return the pid of the child that has taken its memory."""
+    big = [child for child in children_of(pid) if rss_mb(child) > BIG_MB]
+    assert big, f'no child of {pid} has taken its memory'
+    return big[0]
 
 
 @pytest.mark.skipif(not shutil.which('bash'), reason='needs bash')
 def test_descendants_that_outlive_the_stop_are_named(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     supervisord = start_supervisord(
-        hog('piped', command=f'bash -c "{sys.executable} {ACTOR} --once once | cat"')
-        + hog('parent', command=f'{sys.executable} {ACTOR} --child --once once2'))
-    shell = supervisord.pid('piped')
-    parent = supervisord.pid('parent')
-    leak, = wait_until(lambda: [pid for pid in children_of(shell)
-                                if (tmp_path / 'once').exists() and not rss_is_below_limit(pid)])
-    child, = wait_until(lambda: [pid for pid in children_of(parent)
-                                 if (tmp_path / 'once2').exists() and not rss_is_below_limit(pid)])
+        section('piped', command=f'bash -c "{sys.executable} -S {ACTOR} --once piped.once | cat"')
+        + actor('parent', '--child', '--once', 'parent.once'))
+    names = ['piped', 'parent']
+    leaks = wait_until(lambda: [assert_big_child(supervisord.pid(name)) for name in names])
     try:
-        memmon = start_memmon(supervisord, '-c', '-a', LIMIT, *SAVE_MAIL)
+        memmon = start_listener(supervisord, '-c', '-a', LIMIT, *mailbox.args)
         memmon.send()
-        for name, pid in (('piped', leak), ('parent', child)):
-            memmon.wait_log(f' restarted {name}:{name}: ')
-            line, = [line for line in memmon.log().splitlines() if f' {name}:{name}: ' in line]
-            mail, = wait_until(lambda: [mail for mail in read_mails(tmp_path)
-                                        if f'process {name}:{name} restarted' in mail])
+        mails = mailbox.wait(2)
+        for name, pid in zip(names, leaks):
+            line, = [line for line in memmon.messages() if f' restarted {name}:{name}: ' in line]
+            mail, = [mail for mail in mails if f' {name}:{name} restarted\n' in mail]
             for text in (line, mail):
                 assert f'pid {pid} (' in text
                 assert 'stopasgroup=true and killasgroup=true' in text
-            assert is_running(pid)
+            assert is_running(pid)  # memmon itself kills nothing
     finally:
-        os.kill(leak, signal.SIGKILL)
-        os.kill(child, signal.SIGKILL)
+        kill(*leaks)

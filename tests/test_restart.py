@@ -26,7 +26,7 @@ REFUSED = ('ERROR memmon: nothing checked at this tick: supervisord at {url} ref
 
 def test_slow_stop_holds_up_neither_ticks_nor_others(start_supervisord: StartSupervisord,
                                                      start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('slow', '--stop-secs', '6', '--once', 'slow')
+    supervisord = start_supervisord(section('slow', '--stop-secs', '7', '--once', 'slow')
                                     + section('quick', '--once', 'quick'))
     slow, quick = supervisord.wait_big('slow', 'quick')
     listener = start_listener(supervisord, '-a', LIMIT)
@@ -105,7 +105,6 @@ def test_listener_starts_what_a_killed_worker_stopped(start_supervisord: StartSu
     supervisord.wait_state('slow', 'STOPPING')
     worker, = listener.workers()
     os.kill(worker, signal.SIGKILL)
-    supervisord.wait_state('slow', 'STOPPED')
     listener.send()
     listener.send()
     supervisord.wait_new_pid('slow', pid)
@@ -398,8 +397,9 @@ def test_nothing_is_left_of_a_restart_when_supervisord_shuts_down(
     wait_until(lambda: assert_equal(processes_in(tmp_path), {}))
 
 
-@pytest.mark.parametrize('asgroup', ['false', 'true'])
-@pytest.mark.parametrize('how', ['ctl', 'TERM', 'KILL'])
+@pytest.mark.parametrize('how, asgroup', [
+    ('ctl', 'false'), ('ctl', 'true'), ('TERM', 'false'), ('KILL', 'false'),
+])
 def test_restart_goes_on_when_memmon_is_restarted(
         how: str, asgroup: str, start_supervisord: StartSupervisord, mailbox: Mailbox) -> None:
     supervisord = start_supervisord(
@@ -450,7 +450,7 @@ def test_mailer_holds_up_nothing(command: str, failure: str, start_supervisord: 
     listener.wait_log('restarted big:big: ')
     assert listener.send() < 5
     listener.wait_idle(secs=60)
-    complaints = [line for line in listener.messages() if 'no mail' in line]
+    complaints = [line for line in listener.messages() if 'no mail to ' in line]
     assert complaints == [
         f'ERROR memmon: no mail to bob@example.com: the command {command!r} failed: {failure}'
     ] * bool(failure)
