@@ -2989,8 +2989,8 @@ def propose_limits(table: ProcessTable, readings: Sequence[Reading], options: Op
     for reading in measured:
         program = program_of(reading.process)
         name = program if len(groups[program]) == 1 else f'{reading.process.group}:{program}'
-        peak = read_peak(tree(table, reading.process.pid)) if with_descendants else reading.peak
-        peaks[name] = max(peaks.get(name, 0), peak or 0)
+        pids = tree(table, reading.process.pid) if with_descendants else []
+        peaks[name] = max(peaks.get(name, 0), read_peak(pids) or reading.peak or 0)
     if not peaks:
         return []
     words = [shlex.quote(f'{name}={round_up(1.5 * peak)}') for name, peak in sorted(peaks.items())]
