@@ -2271,8 +2271,8 @@ class Watched:
         else:
             self.fresh_total = fresh
 
-    def note_reading(self, reading: Reading, now: float) -> None:
-        """Remember what the process used, and since when it has been over its limit."""
+    def note_reading(self, reading: Reading, now: float) -> float | None:
+        """Remember what the process used; return since when it has been over its limit."""
         self.reading = reading
         if reading.rss is not None:
             self.course.add(reading.rss, now)
@@ -2281,6 +2281,7 @@ class Watched:
         elif reading.memory is not None and (self.over_since is not None or self.fresh):
             self.over_since = self.fresh = None
             self.told.clear()
+        return self.over_since
 
     def restarts_within(self, secs: float, now: float, pid: int) -> list[float]:
         """Return the restarts by memmon within some time; none if somebody else started the pid."""
@@ -2746,12 +2747,11 @@ class Listener:
 
     def judge_each(self, readings: Sequence[tuple[Watched, Reading]], now: float) -> list[Verdict]:
         """Return what follows for each process that is over its own limit, or near it."""
-        verdicts = []
+        verdicts, warn = [], self.options.warn
         for watched, reading in readings:
-            watched.note_reading(reading, now)
-            if is_over(reading) or is_near(reading, self.options.warn):
-                since, fresh = watched.over_since, watched.fresh
-                verdicts.append(self.judge(watched, reading, since, fresh, now))
+            since = watched.note_reading(reading, now)
+            if since is not None or warn and is_near(reading, warn):
+                verdicts.append(self.judge(watched, reading, since, watched.fresh, now))
         return verdicts
 
     def judge_total(self, processes: Processes, verdicts: Sequence[Verdict], now: float

@@ -35,7 +35,8 @@ def test_whatever_happens_between_the_look_and_the_stop(
     supervisord = start_supervisord(
         # A SIGTERM between supervisord's fork and the exec of the program is lost.
         sleeper('successor', autorestart='true', stopwaitsecs=2)
-        + actor('backoff', '--ends', 'broken', startsecs=1, autorestart='true')
+        + section('backoff', command="sh -c 'test -e broken && exit 1; exec sleep 1000'",
+                  startsecs=1, autorestart='true', stopwaitsecs=2)
         + sleeper('exited', autorestart='false') + sleeper('no-answer') + sleeper('no-request'))
     pids = dict(zip(names, supervisord.wait_up(*names)))
 

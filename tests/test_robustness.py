@@ -39,10 +39,14 @@ def write_script(path: Path, text: str) -> str:
     return str(path)
 
 
-# Without any right over other users' processes, but able to read the files of this Python.
-AS_OTHER_USER = ['setpriv', '--reuid', '54321', '--regid', '54321', '--clear-groups',
-                 '--inh-caps', '+dac_override', '--ambient-caps', '+dac_override',
-                 '--bounding-set', '-all,+dac_override']
+def as_other_user(uid: int) -> list[str]:
+    """Return a command that runs another one without any right over other users' processes.
+
+    It is able to read the files of this Python.
+    """
+    return ['setpriv', '--reuid', str(uid), '--regid', str(uid), '--clear-groups',
+            '--inh-caps', '+dac_override', '--ambient-caps', '+dac_override',
+            '--bounding-set', '-all,+dac_override']
 
 
 # Mail.
@@ -188,10 +192,11 @@ def test_shortage_ends_no_memmon(
 def test_no_process_and_no_thread_left(
         start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     names = ['a', 'b', 'c']
+    uid = 100000 + os.getpid()  # of nobody else: a user's processes are counted together
     supervisord = start_supervisord(''.join(map(sleeper, names)))
     pids = supervisord.wait_up(*names)
     alone = start_listener(supervisord, '-a', TINY,
-                           wrapper=[*AS_OTHER_USER, 'prlimit', '--nproc=1'])
+                           wrapper=[*as_other_user(uid), 'prlimit', '--nproc=1'])
     alone.send()
     count = len(open_files(alone.pid))
     for _ in range(5):
@@ -200,7 +205,7 @@ def test_no_process_and_no_thread_left(
     alone.assert_log('no restarts before the next tick: ', 6)
     alone.end()  # it counts as well
     with_worker = start_listener(supervisord, '-a', TINY,
-                                 wrapper=[*AS_OTHER_USER, 'prlimit', '--nproc=2'])
+                                 wrapper=[*as_other_user(uid), 'prlimit', '--nproc=2'])
     with_worker.send()
     for name, pid in zip(names, pids):
         supervisord.wait_new_pid(name, pid)
@@ -392,7 +397,7 @@ def test_process_hidden_by_hidepid(
         sleeper('big'), server='[unix_http_server]\nfile=%(here)s/s\nchmod=0777\n')
     supervisord.wait_up('big')
     wrapper = ['unshare', '--mount', 'sh', '-c',
-               'mount -t proc -o hidepid=2 proc /proc; exec "$0" "$@"', *AS_OTHER_USER]
+               'mount -t proc -o hidepid=2 proc /proc; exec "$0" "$@"', *as_other_user(54321)]
     memmon = start_listener(supervisord, '-a', TINY, wrapper=wrapper)
     assert 'big:big (pid ' in assert_warns_once(memmon)
     done = run(*wrapper, MEMMON, '--check', '-a', TINY, env=supervisord.env)
