@@ -179,7 +179,8 @@ def test_prefork_server_gets_the_hint_to_count_pss(start_supervisord: StartSuper
     assert float(size) < megabytes(column(stdout, 'RSS')['prefork:prefork']) / 1.5
     counted = check(supervisord, '-c', '-k', 'pss').stdout
     assert 'shares memory' not in counted
-    assert megabytes(column(counted, 'PSS')['prefork:prefork']) == pytest.approx(float(size), rel=.2)
+    pss = megabytes(column(counted, 'PSS')['prefork:prefork'])
+    assert pss == pytest.approx(float(size), rel=.2)
 
 
 # Which supervisord, and errors.
@@ -190,10 +191,10 @@ def test_config_finds_another_supervisord(start_supervisord: StartSupervisord,
     supervisord.wait_up('small')
     other = tmp_path / 'other.conf'
     other.write_text(CLIENT.replace('%(here)s', str(supervisord.path)))
-    done = run(MEMMON, '--check', '--config', str(other), cwd='/',
+    done = run(MEMMON, '--check', '--config', str(other), cwd=Path('/'),
                env={'SUPERVISOR_SERVER_URL': 'unix:///nonexistent'})
     assert done.status == 0 and f', from {other}\n' in done.stdout
-    missing = run(MEMMON, '--check', '--config', str(tmp_path / 'none.conf'), cwd='/')
+    missing = run(MEMMON, '--check', '--config', str(tmp_path / 'none.conf'), cwd=Path('/'))
     assert missing == (2, '', f'memmon: cannot read {tmp_path}/none.conf: '
                               'No such file or directory\n')
 
