@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import pytest
 from harness import (LIMIT, MEMMON, Done, Listener, Mailbox, StartListener, StartSupervisord,
@@ -21,7 +21,7 @@ MB = 2 ** 20
 SLACK_MB = 25  # Python itself
 
 
-def dial_section(name: str, *args: str, **settings: object) -> str:
+def dial_section(name: str, *args: str, **settings: Any) -> str:
     """Return the section of a program that uses as many MB as set_mb says."""
     return section(name, command=' '.join([sys.executable, '-S', DIAL, f'{name}.mb', *args]),
                    **settings)
