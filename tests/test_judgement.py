@@ -482,7 +482,7 @@ class World:
         server = Supervisord('unix:///nowhere')
         server.world = self
         self.listener = memmon.Listener(self.options, server)
-        monkeypatch.setattr(memmon.time, 'monotonic', lambda: self.now)
+        monkeypatch.setattr('time.monotonic', lambda: self.now)
         monkeypatch.setattr(memmon.log, 'log', lambda level, form, *args: self.tell(form, *args))
         monkeypatch.setattr(memmon.log, 'warning', self.tell)
         monkeypatch.setattr(memmon, 'read_machine_memory', lambda: MACHINE)
@@ -729,8 +729,8 @@ def test_dry_run_says_it_once_for_each_excess(monkeypatch: pytest.MonkeyPatch) -
 
 def test_dry_run_of_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, '-t', '500MB', '--dry-run', a=400, b=300)
-    said = [(world.tick(a=mb), world.said('would restart a:a: total ')) for mb in (400, 400, 9,
-                                                                                  400)]
+    said = [(world.tick(a=mb), world.said('would restart a:a: total '))
+            for mb in (400, 400, 9, 400)]
     assert said == [([], True), ([], False), ([], False), ([], True)]
 
 
@@ -807,8 +807,8 @@ V1 = 'cgroup cgroup rw,memory'
         'cg/memory/a/b/memory.limit_in_bytes': f'{UNLIMITED}\n',
         'cg/memory/a/b/memory.stat': v1(256)}, [256],
         id='version 1: the leaf says unlimited'),
-    pytest.param('4:memory:/\n', [('/', '/cg/memory', V1)], {'cg/memory/memory.stat': v1(UNLIMITED)},
-                 [UNLIMITED], id='version 1: none is'),
+    pytest.param('4:memory:/\n', [('/', '/cg/memory', V1)],
+                 {'cg/memory/memory.stat': v1(UNLIMITED)}, [UNLIMITED], id='version 1: none is'),
     pytest.param('4:cpu,memory:/docker/7f\n',
                  [('/docker/7f', '/elsewhere', 'cgroup cgroup rw,cpu,memory')],
                  {'elsewhere/memory.stat': v1(256)}, [256],
@@ -820,8 +820,8 @@ V1 = 'cgroup cgroup rw,memory'
                  {'cg/memory/b/memory.stat': v1(256), 'cg/cpu/a/memory.stat': v1(1),
                   'cg/cpu/b/memory.stat': v1(2), 'cg/unified/c/cgroup.procs': ''}, [256],
                  id='hybrid: memory is in version 1'),
-    pytest.param('5:cpu:/a\n0::/c\n', [('/', '/cg/cpu', 'cgroup cgroup rw,cpu'),
-                                      ('/', '/cg/unified', V2)],
+    pytest.param('5:cpu:/a\n0::/c\n',
+                 [('/', '/cg/cpu', 'cgroup cgroup rw,cpu'), ('/', '/cg/unified', V2)],
                  {'cg/unified/c/memory.max': '300\n'}, [300],
                  id='hybrid: memory is in version 2'),
     pytest.param('4:memory:/a\n', [], {}, [], id='nothing is mounted'),
