@@ -2428,11 +2428,14 @@ class Watch:
 
     def name_children(self) -> Processes:
         """Ask supervisord which of its children is which process, and find their limits."""
-        for _ in range(2):  # a second time if a process seems to be hidden: it may just have ended
+        hidden: list[tuple[str, int]] = []
+        for is_second in (False, True):  # if a process seems to be hidden: it may just have ended
             known = self.server.processes()
             processes, children = self.find_children()
-            hidden = [(process.namespec, process.pid) for process in known
-                      if process.state == ProcessStates.RUNNING and process.pid not in children]
+            missing = [(process.namespec, process.pid) for process in known
+                       if process.state == ProcessStates.RUNNING and process.pid not in children]
+            # What has ended is not shown with the same pid again; what ends now is missing anew.
+            hidden = [pair for pair in missing if not is_second or pair in hidden]
             if not hidden:
                 break
         self.itself = self.itself or find_itself(self.supervisord_pid)
@@ -3031,7 +3034,8 @@ def read_all(server: Server, options: Options
     limits = Limits(options.limits)
     supervisord_pid = server.pid()
     machine = read_machine_memory()
-    for _ in range(2):  # a second time if a process cannot be measured: it may just have ended
+    missing: list[tuple[str, int]] = []
+    for _ in range(5):  # until what cannot be measured could not be before: else it has just ended
         processes = server.processes()
         table = read_process_table()
         readings = []
@@ -3044,7 +3048,9 @@ def read_all(server: Server, options: Options
                 pids = tree(table, process.pid) if options.cumulative else [process.pid]
                 reading = reading._replace(peak=read_peak(pids))
             readings.append(reading)
-        if not any(map(is_unmeasured, readings)):
+        before, missing = missing, [(reading.process.namespec, reading.process.pid)
+                                    for reading in readings if is_unmeasured(reading)]
+        if all(pair in before for pair in missing):
             break
     if not options.total or not readings:
         return table, readings, None

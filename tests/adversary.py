@@ -63,6 +63,15 @@ def first(act: Callable[[], object]) -> Answer:
     return answer
 
 
+def outdated_by(act: Callable[[], object]) -> Answer:
+    """Do something between supervisord's answer and its arrival."""
+    def answer(exchange: Exchange) -> None:
+        response = exchange.server.ask_behind(exchange.request)
+        act()
+        exchange.send(response)
+    return answer
+
+
 # What hides all files whose paths end in the value of HIDE_END, or begin with that of HIDE_BEGIN.
 HIDE = r'''
 #define _GNU_SOURCE
