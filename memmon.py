@@ -2698,7 +2698,7 @@ class Listener:
         """Remember what became of restarts."""
         for job, note in told:
             outcome = OUTCOMES[note.outcome]
-            if outcome:
+            if outcome not in ('', PUT_OFF):
                 self.watch.children = None  # whatever the pids say: a pid can come back
             watched = self.watch.watched.get(job.reading.process.namespec)
             if not watched:
