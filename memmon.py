@@ -12,12 +12,12 @@ Usage: memmon [options]
                              or a namespec, GROUP:NAME
   -g, --groupname NAME=SIZE  limit each process of a group
   -a, --any SIZE             limit every child of supervisord
-  -t, --total SIZE           limit all programs together: restart the largest
+  -t, --total SIZE           limit all programs together; restart the largest
   -c, --cumulative           count a process together with all its descendants
   -k, --kind KIND            count rss, or pss, which counts shared memory once
                              (default: rss)
-  -f, --for DURATION         restart only what has been over its limit for so
-                             long
+  -f, --for DURATION         restart a process only after it has been over
+                             its limit for this long
   -r, --restarts N/DURATION  restart a process at most N times in DURATION: 3/1h
   -o, --on EVENT=COMMAND     run COMMAND at an EVENT: before (a restart; exit
                              status 75 puts it off), after, failed, held, warn
@@ -39,7 +39,7 @@ Usage: memmon [options]
       --check                show a table of processes and limits and exit: 0 all
                              within their limits, 1 some over, 2 memmon could
                              not check; without limits, propose some; with
-                             --metrics, check that memmon ticks
+                             --metrics, check that memmon is ticking
       --config FILE          with --check: find supervisord by FILE, as
                              supervisorctl -c does
   -h, --help                 show this help and exit
@@ -171,7 +171,7 @@ def parse_percent(text: str) -> float:
     match = re.fullmatch(r'\s*([0-9]{0,3}\.?[0-9]{1,9})\s*%{0,2}\s*', text)
     percent = float(match.group(1)) if match else 0
     if not 0 < percent <= 100:
-        raise ValueError(f'{text!r} is no percentage: give more than 0% and at most 100%')
+        raise ValueError(f'{text!r} is not a percentage: give more than 0% and at most 100%')
     return percent
 
 
@@ -216,7 +216,7 @@ def parse_any(text: str) -> tuple[str, Sizes]:
 def parse_total(text: str) -> tuple[str, Sizes]:
     """Return no name, and the sizes of SHARE or SHARE..SHARE. Raises ValueError."""
     if text.strip().lower() == 'none':
-        raise ValueError("'none' is no limit of the total: give a size, such as 85%")
+        raise ValueError("'none' is not a limit for the total: give a size, such as 85%")
     return '', parse_sizes(text)
 
 
@@ -224,9 +224,9 @@ def parse_kind(text: str) -> str:
     """Return rss or pss. Raises ValueError."""
     kind = text.strip().lower()
     if kind not in ('rss', 'pss'):
-        raise ValueError(f'{text!r} is no kind of memory: give rss, or pss')
+        raise ValueError(f'{text!r} is not a kind of memory: give rss, or pss')
     if kind == 'pss' and not os.path.exists('/proc/self/smaps_rollup'):
-        raise ValueError('this system does not tell the PSS: there is no /proc/self/smaps_rollup')
+        raise ValueError('this system does not report PSS: there is no /proc/self/smaps_rollup')
     return kind
 
 
@@ -646,7 +646,7 @@ def parse_ps(output: bytes) -> ProcessTable:
         pid, ppid, kilobytes = map(int, fields)
         rows[pid] = Row(ppid, kilobytes * 1024)
     if os.getpid() not in rows or not output.endswith(b'\n'):
-        raise MeasureError('the table of ps is not whole')
+        raise MeasureError('the output of ps is incomplete')
     return ProcessTable(rows)
 
 
@@ -986,7 +986,7 @@ def explain(error: Exception, url: str) -> str:
     if isinstance(error, PermissionError):
         return f'no permission to use {url}: see chmod and chown in [unix_http_server]'
     if isinstance(error, ConnectionRefusedError):
-        return f'nobody listens at {url}; is supervisord running?'
+        return f'nothing listens at {url}; is supervisord running?'
     if isinstance(error, socket.timeout):
         return f'no answer from supervisord at {url} within {RPC_TIMEOUT_SECS} seconds'
     if isinstance(error, (OSError, MemoryError)):
@@ -1008,7 +1008,7 @@ def parse_server(env: Mapping[str, str]) -> Server:
         parts = urllib.parse.urlsplit('')
     if not (server.url.startswith('unix://') and server.url[len('unix://'):]
             or server.url.startswith('http://') and parts.hostname):
-        raise UsageError(f'the URL of supervisord is {show_url(server.url)!r}: it has to be '
+        raise UsageError(f'the URL of supervisord is {show_url(server.url)!r}: it must be '
                          'unix://PATH or http://HOST:PORT')
     return server
 
@@ -1121,7 +1121,7 @@ def look_below(processes: Processes, pid: int) -> tuple[int, int] | None:
 def explain_wrapper(process: Process, own: int, descendants: int) -> str:
     """Return a sentence about a process whose descendants use more than itself."""
     return (f'{process.namespec} uses {format_size(own)}, and its descendants use '
-            f'{format_size(descendants)}: with -c, memmon counts them as well')
+            f'{format_size(descendants)}: add -c to count them as well')
 
 
 def in_bytes(sizes: Sizes, machine: int) -> tuple[int | None, int | None]:
@@ -1310,7 +1310,7 @@ def similar_names(limit: Limit, processes: Sequence[Process]) -> str:
 
 STOP_TOLD_SECS = 10         # how long a stop may take before the log says so
 BACKOFF_PATIENCE_SECS = 60  # supervisord's three retries take 6 seconds, and what the starts take
-START_TRIES = 3             # before a failure to start is reported; memmon goes on trying
+START_TRIES = 3             # before a failure to start is reported; memmon keeps trying
 LONGEST_PAUSE_SECS = 60     # between two tries
 COMPANIONS_PATIENCE_SECS = 10
 FRESH_SECS = 1              # after its start, a process is measured
@@ -1413,7 +1413,7 @@ def outcome_of(measured: Process, was_stopped: bool, seen: Process) -> tuple[str
     if seen.state == ProcessStates.RUNNING:
         return RESTARTED, f'pid {measured.pid} -> {seen.pid}'
     if seen.state in (ProcessStates.STOPPING, ProcessStates.STOPPED):
-        return LEFT_ALONE, 'somebody else has stopped it'
+        return LEFT_ALONE, 'someone else has stopped it'
     return START_FAILED, first_and_last_line(f'{state}: {seen.spawnerr}'.rstrip(': '))
 
 
@@ -1504,7 +1504,7 @@ class Restarter:
     def run_before(self, reading: Reading) -> None:
         """Run the commands that come before a restart; raise Refusal if one asks to wait."""
         if run_commands(self.options, 'before', reading, describe_cause(reading)):
-            raise Refusal(PUT_OFF, 'the command of -o before asks to wait')
+            raise Refusal(PUT_OFF, 'a before command asked to wait')
 
     def check_same_run(self, process: Process) -> None:
         """Raise Refusal unless supervisord still shows the process that was measured."""
@@ -1570,18 +1570,18 @@ class Restarter:
                 job.debt.settle()
                 return result
             if count >= tries:
-                return Result(START_FAILED, f'{reason_of(failure)}; memmon goes on trying')
+                return Result(START_FAILED, f'{reason_of(failure)}; memmon keeps trying')
             self.pause(min(2 ** min(count - 1, 9), LONGEST_PAUSE_SECS))
         raise AssertionError('unreachable')
 
     def reason_to_end(self, failure: Exception, is_time_up: bool) -> Result | None:
         """Return why memmon need not, or will not, start a process any more; None if it will."""
         if isinstance(failure, Fault) and failure.faultCode == Faults.BAD_NAME:
-            return Result(LEFT_ALONE, 'supervisord does not know it any more')
+            return Result(LEFT_ALONE, 'supervisord no longer knows it')
         if not is_alive(self.supervisord_pid):
             return Result(LEFT_ALONE, 'supervisord has ended')
         if is_time_up:
-            return Result(START_FAILED, f'{reason_of(failure)}; memmon gives up')
+            return Result(START_FAILED, f'{reason_of(failure)}; memmon has given up')
         return None
 
     def pause(self, secs: float) -> None:
@@ -1936,8 +1936,8 @@ class Work:
         has_failed = False
         for job in jobs:
             if has_failed:
-                result = Result(LEFT_ALONE, 'another process of its group failed to start, '
-                                            'so it waits for the next tick')
+                result = Result(LEFT_ALONE, 'another process of its group failed to start; '
+                                            'memmon tries again at the next tick')
             else:
                 job, result = self.restarter.restart(job)
             has_failed = has_failed or result.outcome == START_FAILED
@@ -2055,7 +2055,7 @@ class Workers:
         try:
             return os.fork()
         except OSError as error:
-            log.warning('no worker process (%s): the listener restarts in threads', error)
+            log.warning('cannot fork a worker (%s): restarting in threads of the listener', error)
             return None
 
     def work_as_process(self, task: Task, pipe: int) -> None:
@@ -2530,12 +2530,12 @@ def process_metrics(watch: Watch) -> list[Any]:
     labels = ('group', 'process')
     memory = GaugeMetricFamily('memmon_process_memory_bytes', 'Memory that a process uses.',
                                labels=(*labels, 'kind'))
-    limit = GaugeMetricFamily('memmon_process_limit_bytes', 'Memory that a process may use.',
+    limit = GaugeMetricFamily('memmon_process_limit_bytes', 'Memory limit of a process.',
                               labels=labels)
     restarts = CounterMetricFamily('memmon_process_restarts', 'Restarts of a process by memmon.',
                                    labels=labels)
     failures = CounterMetricFamily('memmon_process_restart_failures',
-                                   'Stops and starts of a process that failed.', labels=labels)
+                                   'Failed stops and starts of a process.', labels=labels)
     held = GaugeMetricFamily('memmon_process_held', 'Whether -r keeps a process from being '
                              'restarted.', labels=labels)
     too_low = GaugeMetricFamily('memmon_process_limit_too_low', 'Whether a process used more than '
@@ -2576,7 +2576,7 @@ def memmon_metrics(watch: Watch, interval_secs: int, duration_secs: float) -> li
         size, _ = in_bytes(watch.options.total.sizes, watch.machine)
         families += [
             GaugeMetricFamily('memmon_total_bytes', 'Memory that all processes use.', watch.total),
-            GaugeMetricFamily('memmon_total_limit_bytes', 'Memory that all processes may use.',
+            GaugeMetricFamily('memmon_total_limit_bytes', 'Memory limit of all processes together.',
                               size),
         ]
     return families
@@ -2677,7 +2677,7 @@ class Listener:
                                        time.monotonic() - began)
             elif not self.has_warned:
                 self.has_warned = True
-                log.warning('%s is no TICK event; memmon acts on TICK events alone, '
+                log.warning('%s is not a TICK event; memmon acts on TICK events only, '
                             'such as events=TICK_60', event)
             childutils.listener.ok(stdout)
 
@@ -2956,7 +2956,7 @@ def check_ticks(file: str) -> tuple[bool, list[str]]:
     is_ticking = age <= 3 * interval_secs
     line = (f'last tick: {format_duration(age)} ago, one is due every '
             f'{format_duration(interval_secs)}')
-    return is_ticking, [line + ': memmon does not tick' * (not is_ticking)]
+    return is_ticking, [line + ': memmon is not ticking' * (not is_ticking)]
 
 
 def explain_trees(table: ProcessTable, readings: Sequence[Reading], options: Options) -> list[str]:
@@ -3000,8 +3000,8 @@ def propose_limits(table: ProcessTable, readings: Sequence[Reading], options: Op
     youngest = format_duration(min(reading.uptime for reading in measured))
     return ['', 'Limits of half as much again as the peaks, ready to paste:', '',
             '    memmon ' + '-c ' * with_descendants + ' '.join(f'-p {word}' for word in words), '',
-            f'The youngest process has been up for {youngest}: a peak means little before a '
-            'program has seen its busiest hours.']
+            f'The youngest process has been up for {youngest}: peaks mean little until '
+            'your programs have been through their busiest hours.']
 
 
 def is_memmon(process: Process) -> bool:

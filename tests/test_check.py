@@ -183,7 +183,7 @@ def test_check_names_a_missing_socket() -> None:
 def test_check_names_a_socket_that_was_left_behind(start_supervisord: StartSupervisord) -> None:
     supervisord = start_supervisord()
     supervisord.end()
-    assert_refused(check(supervisord), f'nobody listens at unix://{supervisord.socket}; is '
+    assert_refused(check(supervisord), f'nothing listens at unix://{supervisord.socket}; is '
                                        'supervisord running?')
 
 
@@ -191,7 +191,7 @@ def test_check_names_a_socket_that_was_left_behind(start_supervisord: StartSuper
                                  'http://x:many'])
 def test_check_names_a_url_that_cannot_work(url: str) -> None:
     assert_refused(run(MEMMON, '--check', env={'SUPERVISOR_SERVER_URL': url}), (
-        f'the URL of supervisord is {url!r}: it has to be unix://PATH or http://HOST:PORT'))
+        f'the URL of supervisord is {url!r}: it must be unix://PATH or http://HOST:PORT'))
 
 
 NO_SUPERVISORD = 'what answers at {url} is no supervisord: '

@@ -237,7 +237,7 @@ def test_before_puts_off_as_long_as_it_asks_to(
     told, = [line for line in messages(memmon, 'INFO') if line.startswith('put off ')]
     assert re.fullmatch(
         rf'put off big:big: RSS \S+ is over {TINY} \(-a {TINY}\), uptime 0:00:\d\d; '
-        'the command of -o before asks to wait', told)
+        'a before command asked to wait', told)
     assert len([line for line in messages(memmon, 'DEBUG') if line.startswith('put off ')]) == 2
     assert messages(memmon, 'ERROR') == [] and not read_mails(tmp_path)
     assert not (tmp_path / 'second').exists()

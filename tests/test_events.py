@@ -55,7 +55,7 @@ def test_payload_is_read_whole(payload: str, locale: str) -> None:
     stdin = event('PROCESS_LOG_STDOUT', payload) + event('REMOTE_COMMUNICATION')
     done = exchange(stdin, LC_ALL=locale)
     assert (done.status, done.stdout) == (0, answers(2))
-    assert 'PROCESS_LOG_STDOUT is no TICK event' in done.stderr
+    assert 'PROCESS_LOG_STDOUT is not a TICK event' in done.stderr
 
 
 @pytest.mark.parametrize('server', ['my host', 'host:9001', 'é'])
@@ -84,7 +84,7 @@ def test_events_that_are_no_ticks_are_reported_once() -> None:
     done = exchange(event('PROCESS_STATE_FATAL', 'x') + event('PROCESS_STATE_EXITED') * 2)
     assert (done.status, done.stdout) == (0, answers(3))
     assert messages(done.stderr)[1:] == [
-        'WARNING memmon: PROCESS_STATE_FATAL is no TICK event; memmon acts on TICK events alone, '
+        'WARNING memmon: PROCESS_STATE_FATAL is not a TICK event; memmon acts on TICK events only, '
         'such as events=TICK_60']
 
 

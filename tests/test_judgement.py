@@ -53,7 +53,7 @@ def test_parse_percent(text: str, percent: float) -> None:
     '', '%', '0%', '0.0%', '100.1%', '150%', '-5%', '25%%%', '%25', '5%MB', '1e1%', 'nan%',
 ])
 def test_parse_percent_refuses(text: str) -> None:
-    with pytest.raises(ValueError, match='is no percentage: give more than 0% and at most 100%'):
+    with pytest.raises(ValueError, match='is not a percentage: give more than 0% and at most 100%'):
         memmon.parse_percent(text)
 
 
@@ -87,8 +87,8 @@ def test_parse_limit(text: str, sizes: memmon.Sizes) -> None:
     ('none..200MB', "'none' is not a size"),
     ('1..2..3', r"'2\.\.3' is not a size"),
     ('0..1', "'0' is not a size"),
-    ('150%', "'150%' is no percentage"),
-    ('0%..5%', "'0%' is no percentage"),
+    ('150%', "'150%' is not a percentage"),
+    ('0%..5%', "'0%' is not a percentage"),
 ])
 def test_parse_limit_refuses(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
@@ -118,16 +118,16 @@ def test_parse_rate_refuses(text: str, why: str) -> None:
      's, m, h or d, such as 5m'),
     ('-a 1MB -r 3', "-r: '3' is not N/DURATION with an N above 0, such as 3/1h"),
     ('-a 1MB -r 0/1h', "-r: '0/1h' is not N/DURATION with an N above 0, such as 3/1h"),
-    ('-a 1MB -k uss', "-k: 'uss' is no kind of memory: give rss, or pss"),
+    ('-a 1MB -k uss', "-k: 'uss' is not a kind of memory: give rss, or pss"),
     ('-a none', 'nothing to watch: give a limit with -p, -g, -a or -t, such as -a 200MB; see '
      'memmon --help'),
     ('-p a=none -g b=none', 'nothing to watch: give a limit with -p, -g, -a or -t, such as -a '
      '200MB; see memmon --help'),
     ('-p a=300MB..200MB', "-p: '300MB..200MB' has its sizes in the wrong order: the second one, at "
      'which memmon no longer waits, must not be below the first'),
-    ('-a 150%', "-a: '150%' is no percentage: give more than 0% and at most 100%"),
-    ('-a 0%', "-a: '0%' is no percentage: give more than 0% and at most 100%"),
-    ('-t none', "-t: 'none' is no limit of the total: give a size, such as 85%"),
+    ('-a 150%', "-a: '150%' is not a percentage: give more than 0% and at most 100%"),
+    ('-a 0%', "-a: '0%' is not a percentage: give more than 0% and at most 100%"),
+    ('-t none', "-t: 'none' is not a limit for the total: give a size, such as 85%"),
 ])
 def test_value_that_makes_no_sense_gets_one_line(argv: str, error: str) -> None:
     done = run(MEMMON, *argv.split(), env={'SUPERVISOR_SERVER_URL': 'unix:///nonexistent/s'})

@@ -37,7 +37,7 @@ def fake_ps(path: Path, script: str) -> dict[str, str]:
     ('echo usage: ps >&2; exit 1', 'exit status 1'),
     ('echo what is this', "ps printed b'what is this'"),
     ('echo 1 2 3; kill -9 $$', 'killed by signal 9'),
-    ('echo 1 2 3', 'the table of ps is not whole'),
+    ('echo 1 2 3', 'the output of ps is incomplete'),
     ('sleep 1000', 'not done after 10 seconds, so killed'),
     pytest.param('exec busybox ps "$@"', '', marks=needs_busybox),
 ])

@@ -219,7 +219,7 @@ def write_tick(file: Path, age_secs: float) -> None:
 @pytest.mark.parametrize('age_secs, status, end', [
     (10, 0, 'last tick: 0:00:10 ago, one is due every 0:01:00\n'),
     (170, 0, 'last tick: 0:02:50 ago, one is due every 0:01:00\n'),
-    (200, 2, 'last tick: 0:03:20 ago, one is due every 0:01:00: memmon does not tick\n'),
+    (200, 2, 'last tick: 0:03:20 ago, one is due every 0:01:00: memmon is not ticking\n'),
 ])
 def test_check_tells_the_last_tick(age_secs: float, status: int, end: str, supervisord: Supervisord,
                                    tmp_path: Path) -> None:

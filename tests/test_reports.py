@@ -35,7 +35,7 @@ def test_parse_percent(text: str, percent: float) -> None:
 def test_parse_percent_refuses(text: str) -> None:
     with pytest.raises(ValueError) as error:
         memmon.parse_percent(text)
-    assert str(error.value) == f'{text!r} is no percentage: give more than 0% and at most 100%'
+    assert str(error.value) == f'{text!r} is not a percentage: give more than 0% and at most 100%'
 
 
 @given(st.text())
@@ -43,7 +43,7 @@ def test_parse_percent_gives_a_percentage_or_refuses(text: str) -> None:
     try:
         assert 0 < memmon.parse_percent(text) <= 100
     except ValueError as error:
-        assert 'is no percentage' in str(error)
+        assert 'is not a percentage' in str(error)
 
 
 @pytest.mark.parametrize('text, pair', [

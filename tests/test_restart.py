@@ -374,7 +374,7 @@ def test_listener_restarts_by_itself_where_every_fork_fails(
     listener.send()
     supervisord.wait_new_pid('big', pid)
     for line in (
-            'no worker process ([Errno 12] Cannot allocate memory): ',
+            'cannot fork a worker ([Errno 12] Cannot allocate memory): ',
             'no process table from ps ([Errno 12] Cannot allocate memory): reading /proc',
             'restarted big:big: ',
             'no mail to bob@example.com: the command ',

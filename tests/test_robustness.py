@@ -136,7 +136,7 @@ def test_slow_stop_where_every_fork_fails(
     assert memmon.send() < 1
     memmon.wait_log(' failed to start gone:gone: ')
     assert memmon.send() < 1
-    assert len(lines_with(memmon, 'no worker process (')) == 1
+    assert len(lines_with(memmon, 'cannot fork a worker (')) == 1
     memmon.process.terminate()
     (tmp_path / 'away').rename(gone)
     (tmp_path / 'go').touch()

@@ -140,7 +140,7 @@ def test_wrapper_is_named_by_check_and_once_in_the_log(start_supervisord: StartS
 
     wait_until(assert_large)
     hint = (r'wrapped:wrapped uses [\d.]+MB, and its descendants use [\d.]+MB: '
-            'with -c, memmon counts them as well')
+            'add -c to count them as well')
     stdout = check(supervisord, '-a', '1GB').stdout
     assert re.search(f'^{hint}$', stdout, re.M), stdout
     assert 'plain:plain uses' not in stdout
@@ -157,9 +157,9 @@ def test_wrapper_is_named_by_check_and_once_in_the_log(start_supervisord: StartS
     wait_until(assert_told)  # it is looked at when it is ten seconds old
     for _ in range(3):
         listener.send()
-    assert listener.log().count('with -c, memmon counts them') == 1
+    assert listener.log().count('add -c to count them') == 1
     counted = check(supervisord, '-c', '-a', '1GB').stdout
-    assert 'with -c, memmon counts' not in counted
+    assert 'add -c to count' not in counted
     assert megabytes(column(counted, 'RSS')['wrapped:wrapped']) > 60
 
 

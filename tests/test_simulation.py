@@ -598,8 +598,8 @@ def judge(world: World, job: memmon.Job, result: memmon.Result) -> None:
 
 
 def check_failure(world: World, program: Program, result: memmon.Result) -> None:
-    """See whether a program that memmon gives up has failed to start."""
-    if result.why.endswith('memmon gives up'):
+    """See whether a program that memmon has given up has failed to start."""
+    if result.why.endswith('memmon has given up'):
         program.fate.is_lost = True
         is_true = world.now - world.gone_at >= memmon.ORPHAN_PATIENCE_SECS
     else:
@@ -663,6 +663,6 @@ class ServerOfThreeCalls(Server):
 
 def test_stop_in_three_calls_loses_the_successor() -> None:
     """The process dies between the look and the stop, autorestart starts it, the stop hits that."""
-    assert any('somebody else has stopped it' in history and 'nobody wanted that' in history
+    assert any('someone else has stopped it' in history and 'nobody wanted that' in history
                and set(re.findall('adversary: (\\w+)', history)) == {'dies'}
                for history in wrong_histories(range(HISTORIES), ServerOfThreeCalls))
