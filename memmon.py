@@ -2725,7 +2725,7 @@ class Listener:
             due = [verdict for verdict in verdicts if verdict[2] == DUE]
             news = self.news_of(verdicts)
             if self.watch.hidden and not self.watch.running:
-                failure = 'no process can be measured'
+                failure = f'no process can be measured: {HIDDEN}'
         except (MeasureError, SupervisordError) as error:
             failure = str(error)
         except Exception as error:  # a tick survives anything

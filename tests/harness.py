@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import select
@@ -51,6 +52,20 @@ def wait_until(attempt: Callable[[], T], secs: float = WAIT_SECS) -> T:
     if isinstance(value, bool):
         raise TypeError('wait_until needs a function that asserts, not one that returns a bool')
     return value
+
+
+def wait_for(get: Callable[[], T]) -> T:
+    """Call a function until it returns something that is true; return that."""
+    found: list[T] = []
+    wait_until(functools.partial(assert_found, get, found))
+    return found[0]
+
+
+def assert_found(get: Callable[[], T], found: list[T]) -> None:
+    """Assert that a function returns something that is true, and keep it."""
+    value = get()
+    assert value, f'{get} returns {value!r}'
+    found.append(value)
 
 
 def assert_equal(seen: object, expected: object) -> None:

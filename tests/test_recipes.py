@@ -17,20 +17,20 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator
 
 import pytest
-from harness import (BIN, StartSupervisord, Supervisord, children_of, hog, is_running, rss_mb,
-                     wait_until)
+from harness import (BIN, StartSupervisord, Supervisord, children_of, is_running, rss_mb, section,
+                     wait_for)
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / 'README-recipes.rst'
+README = ROOT / 'README.rst'
 OBEDIENT = str(Path(__file__).parent / 'obedient.py')
 QUICK_TICKS = str(Path(__file__).parent / 'quick_ticks.py')
 
 
-def code_blocks(title: str, language: str) -> List[str]:
-    """Return the code in a language that a section of the README shows."""
+def code_blocks(title: str, language: str) -> list[str]:
+    """Return the code in a language that a recipe of the README shows."""
     text = README.read_text(encoding='utf-8')
     section = re.search(rf'^{re.escape(title)}\n~+\n(.*?)(?=^[^\n]+\n([~-])\2+\n|\Z)', text,
                         re.M | re.S)
@@ -58,8 +58,8 @@ def path_to_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def obedient(name: str, file: str = '') -> str:
-    """Return a section of supervisord.conf for a program that is as large as NAME.mb says."""
-    return hog(name, command=f'{sys.executable} {OBEDIENT} {file or name}.mb')
+    """Return a recipe of supervisord.conf for a program that is as large as NAME.mb says."""
+    return section(name, command=f'{sys.executable} {OBEDIENT} {file or name}.mb')
 
 
 def resize(path: Path, name: str, megabytes: int) -> None:
@@ -75,19 +75,19 @@ def start(start_supervisord: StartSupervisord, *sections: str) -> Supervisord:
 
 def memmon_log(supervisord: Supervisord) -> str:
     """Return what memmon has logged, which ends up where supervisord puts its stderr."""
-    log, = wait_until(lambda: list(supervisord.path.glob('memmon-stderr---*')))
+    log, = wait_for(lambda: list(supervisord.path.glob('memmon-stderr---*')))
     return log.read_text()
 
 
 def wait_log(supervisord: Supervisord, text: str) -> None:
-    wait_until(lambda: text in memmon_log(supervisord))
+    wait_for(lambda: text in memmon_log(supervisord))
 
 
 def can_trace() -> bool:
     """Tell whether py-spy is there, and may look into a process of this user."""
     child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
     try:
-        wait_until(lambda: rss_mb(child.pid) > 4)
+        wait_for(lambda: rss_mb(child.pid) > 4)
         return subprocess.run([BIN / 'py-spy', 'dump', '--pid', str(child.pid)], check=False,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
     except OSError:
@@ -99,9 +99,9 @@ def can_trace() -> bool:
 def test_stack_dump_before_a_restart(tmp_path: Path, start_supervisord: StartSupervisord) -> None:
     if not can_trace():
         pytest.skip('needs py-spy, and the permission to trace')
-    section, = code_blocks('Stack dump before a restart', 'ini')
+    recipe, = code_blocks('Stack dump before a restart', 'ini')
     resize(tmp_path, 'web', 210)
-    supervisord = start(start_supervisord, obedient('web'), section)
+    supervisord = start(start_supervisord, obedient('web'), recipe)
     wait_log(supervisord, ' restarted web:web: ')
     dump = memmon_log(supervisord).partition(' restarted web:web: ')[0]
     assert re.search(r'^Process \d+: .*obedient\.py web\.mb$', dump, re.M), dump
@@ -149,31 +149,31 @@ class WebClient:
 
 @pytest.mark.skipif(not (BIN / 'gunicorn').exists(), reason='needs gunicorn')
 def test_graceful_reload_of_gunicorn(tmp_path: Path, start_supervisord: StartSupervisord) -> None:
-    section, = code_blocks('Graceful reload of gunicorn', 'ini')
+    recipe, = code_blocks('Graceful reload of gunicorn', 'ini')
     (tmp_path / 'app.py').write_text(APP)
-    supervisord = start(start_supervisord, hog(
+    supervisord = start(start_supervisord, section(
         'web', command=f'gunicorn --workers 2 --bind unix:{tmp_path}/web app:app',
-        stopasgroup='true', killasgroup='true'), section)
+        stopasgroup='true', killasgroup='true'), recipe)
     client = WebClient(tmp_path / 'web')
-    wait_until((tmp_path / 'web').exists)
+    wait_for((tmp_path / 'web').exists)
     master = supervisord.pid('web')
-    old = wait_until(lambda: pids if len(pids := children_of(master)) == 2 else [])
-    slow: List[int] = []
+    old = wait_for(lambda: pids if len(pids := children_of(master)) == 2 else [])
+    slow: list[int] = []
     request = threading.Thread(target=lambda: slow.append(client.get('/slow')), daemon=True)
     request.start()
     assert client.get('/leak') in old
     wait_log(supervisord, '\nreloaded web:web\n')
-    wait_until(lambda: client.get('/') not in old)
+    wait_for(lambda: client.get('/') not in old)
     (tmp_path / 'go').touch()
     request.join(20)
     assert slow and slow[0] in old  # which has finished what it was asked
-    wait_until(lambda: not any(map(is_running, old)))
+    wait_for(lambda: not any(map(is_running, old)))
     assert supervisord.pid('web') == master and supervisord.spawned('web') == 1
     assert memmon_log(supervisord).count(' put off web:web: ') == 1
     assert ' ERROR ' not in memmon_log(supervisord)
     os.kill(supervisord.pid('memmon'), signal.SIGSTOP)  # it looks when all is there
-    wait_until(lambda: not any(map(is_running, children_of(supervisord.pid('memmon')))))
-    wait_until(lambda: sum(map(rss_mb, children_of(master))) > 420 or not client.get('/leak'))
+    wait_for(lambda: not any(map(is_running, children_of(supervisord.pid('memmon')))))
+    wait_for(lambda: sum(map(rss_mb, children_of(master))) > 420 or not client.get('/leak'))
     os.kill(supervisord.pid('memmon'), signal.SIGCONT)
     wait_log(supervisord, ' restarted web:web: ')
     assert supervisord.pid('web') != master and ' ERROR ' not in memmon_log(supervisord)
@@ -187,10 +187,10 @@ def set_hour(hour: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quiet_hours_put_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                              start_supervisord: StartSupervisord) -> None:
-    section, = code_blocks('Quiet hours', 'ini')
+    recipe, = code_blocks('Quiet hours', 'ini')
     set_hour(13, monkeypatch)
     resize(tmp_path, 'web', 210)
-    supervisord = start(start_supervisord, obedient('web'), section)
+    supervisord = start(start_supervisord, obedient('web'), recipe)
     wait_log(supervisord, ' put off web:web: RSS ')
     assert supervisord.spawned('web') == 1
     resize(tmp_path, 'web', 310)
@@ -200,18 +200,18 @@ def test_quiet_hours_put_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_quiet_hours_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                          start_supervisord: StartSupervisord) -> None:
-    section, = code_blocks('Quiet hours', 'ini')
+    recipe, = code_blocks('Quiet hours', 'ini')
     set_hour(22, monkeypatch)
     resize(tmp_path, 'web', 210)
-    supervisord = start(start_supervisord, obedient('web'), section)
+    supervisord = start(start_supervisord, obedient('web'), recipe)
     wait_log(supervisord, ' restarted web:web: RSS ')
     assert ' put off ' not in memmon_log(supervisord)
 
 
 @pytest.mark.parametrize('hour', range(24))
 def test_quiet_hours_are_those_that_it_says(hour: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    section, = code_blocks('Quiet hours', 'ini')
-    command = re.search("'before=(.*)'", section)
+    recipe, = code_blocks('Quiet hours', 'ini')
+    command = re.search("'before=(.*)'", recipe)
     assert command
     script = command.group(1).replace('%%', '%').replace('$(date +%H)', f'{hour:02}')
     assert subprocess.run(['sh', '-c', script], check=False).returncode == 75 * (8 <= hour < 18)
@@ -219,22 +219,22 @@ def test_quiet_hours_are_those_that_it_says(hour: int, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize('event', ['after', 'failed'])
 def test_draining(event: str, tmp_path: Path, start_supervisord: StartSupervisord) -> None:
-    section, = code_blocks('Draining', 'ini')
+    recipe, = code_blocks('Draining', 'ini')
     health_check, = code_blocks('Draining', 'sh')
     draining = tmp_path / 'draining'
     draining.mkdir()
-    section = swap(section, **{'/run/draining': str(draining),
-                               'sleep 20': 'until test -e go; do sleep 0.1; done'})
+    recipe = swap(recipe, **{'/run/draining': str(draining),
+                             'sleep 20': 'until test -e go; do sleep 0.1; done'})
     check = ['sh', '-c', swap(health_check, **{'/run/draining': str(draining)})]
     command = tmp_path / 'command'
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {OBEDIENT} "$@"\n')
     command.chmod(0o755)
     resize(tmp_path, 'web_00', 210)
     supervisord = start(
-        start_supervisord, section,
-        hog('web', command=f'{command} %(program_name)s_%(process_num)02d.mb', numprocs=2,
-            process_name='%(program_name)s_%(process_num)02d'))
-    wait_until(lambda: os.listdir(draining) == ['web_00'])
+        start_supervisord, recipe,
+        section('web', command=f'{command} %(program_name)s_%(process_num)02d.mb', numprocs=2,
+                process_name='%(program_name)s_%(process_num)02d'))
+    wait_for(lambda: os.listdir(draining) == ['web_00'])
     assert subprocess.call(check) == 1
     assert supervisord.spawned('web_00') == 1
     if event == 'failed':
@@ -242,7 +242,7 @@ def test_draining(event: str, tmp_path: Path, start_supervisord: StartSupervisor
     (tmp_path / 'go').touch()
     outcome = {'after': 'restarted', 'failed': 'failed to start'}[event]
     wait_log(supervisord, f' {outcome} web:web_00: ')
-    wait_until(lambda: os.listdir(draining) == [])
+    wait_for(lambda: os.listdir(draining) == [])
     assert subprocess.call(check) == 0
     (draining / 'web_00').touch()
     assert subprocess.call(check) == 1
@@ -256,8 +256,8 @@ class Chat(http.server.HTTPServer):
     def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), ChatHandler)
         self.url = f'http://127.0.0.1:{self.server_port}/hooks/a%20token'
-        self.requests: List[str] = []
-        self.texts: List[str] = []
+        self.requests: list[str] = []
+        self.texts: list[str] = []
 
 
 class ChatHandler(http.server.BaseHTTPRequestHandler):
@@ -290,16 +290,16 @@ NOISE = 'we"b\\n-$(touch${IFS}pwned)\'`touch${IFS}pwned`<ü>'
 @pytest.mark.skipif(not shutil.which('jq') or not shutil.which('curl'), reason='needs jq and curl')
 def test_message_to_a_chat(chat: Chat, tmp_path: Path, start_supervisord: StartSupervisord) -> None:
     script, = code_blocks('Message to a chat', 'sh')
-    section, = code_blocks('Message to a chat', 'ini')
+    recipe, = code_blocks('Message to a chat', 'ini')
     to_chat = tmp_path / 'bin' / 'memmon-to-chat'
     to_chat.write_text(script)
     to_chat.chmod(0o755)
-    section = swap(section, **{'https://chat.example.com/hooks/T0KEN': chat.url.replace('%', '%%')})
+    recipe = swap(recipe, **{'https://chat.example.com/hooks/T0KEN': chat.url.replace('%', '%%')})
     resize(tmp_path, 'web', 165)
-    supervisord = start(start_supervisord, obedient(NOISE, 'web'), section)
-    wait_until(lambda: len(chat.texts) == 1)
+    supervisord = start(start_supervisord, obedient(NOISE, 'web'), recipe)
+    wait_for(lambda: len(chat.texts) == 1)
     resize(tmp_path, 'web', 210)
-    wait_until(lambda: len(chat.texts) == 2)
+    wait_for(lambda: len(chat.texts) == 2)
     namespec = f'{NOISE}:{NOISE}'
     beginnings = (f'process {namespec} uses ', f'restarted {namespec}: RSS ')
     for line, beginning in zip(chat.texts, beginnings):
@@ -316,13 +316,13 @@ def test_message_to_a_chat(chat: Chat, tmp_path: Path, start_supervisord: StartS
 
 @pytest.mark.skipif(not shutil.which('flock'), reason='needs flock from util-linux')
 def test_waiting_for_a_lock(tmp_path: Path, start_supervisord: StartSupervisord) -> None:
-    section = code_blocks('Waiting for a job to end', 'ini')[0]
+    recipe = code_blocks('Waiting for a job to end', 'ini')[0]
     lock = tmp_path / 'queue.lock'
     resize(tmp_path, 'queue', 210)
     with lock.open('w') as job:
         fcntl.flock(job, fcntl.LOCK_EX)
         supervisord = start(start_supervisord, obedient('queue'),
-                            swap(section, **{'/run/lock/queue.lock': str(lock)}))
+                            swap(recipe, **{'/run/lock/queue.lock': str(lock)}))
         wait_log(supervisord, ' put off queue:queue: ')
         assert supervisord.spawned('queue') == 1
     wait_log(supervisord, ' restarted queue:queue: ')
@@ -330,13 +330,13 @@ def test_waiting_for_a_lock(tmp_path: Path, start_supervisord: StartSupervisord)
 
 
 def test_waiting_for_the_files_of_jobs(tmp_path: Path, start_supervisord: StartSupervisord) -> None:
-    section = code_blocks('Waiting for a job to end', 'ini')[1]
+    recipe = code_blocks('Waiting for a job to end', 'ini')[1]
     (tmp_path / 'running').mkdir()
     for job in ('job 1', 'job 2'):
         (tmp_path / 'running' / job).touch()
     resize(tmp_path, 'queue', 210)
     supervisord = start(start_supervisord, obedient('queue'),
-                        swap(section, **{'/var/spool/queue/running': f'{tmp_path}/running'}))
+                        swap(recipe, **{'/var/spool/queue/running': f'{tmp_path}/running'}))
     wait_log(supervisord, ' put off queue:queue: ')
     (tmp_path / 'running' / 'job 1').unlink()
     assert supervisord.spawned('queue') == 1

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Iterator
 
 import pytest
-from adversary import TINY, sleeper, wait_idle
-from harness import (SAVE_MAIL, Memmon, StartMemmon, StartSupervisord, Supervisord, children_of,
-                     hog, is_running, read_mails, rss_mb, wait_until)
+from adversary import TINY, sleeper
+from harness import (PASSWORD, UNIX_SERVER, Listener, Mailbox, StartListener, StartSupervisord,
+                     Supervisord, is_running, rss_mb, section, wait_for)
 
-import memmon as module
+import memmon
 
 OBEDIENT = str(Path(__file__).parent / 'obedient.py')
 HASTY = f'''#!{sys.executable}
@@ -31,25 +31,26 @@ PUT_OFF = 'INFO memmon: put off {0}:{0}: '
 
 
 @pytest.fixture
-def start_hasty(tmp_path: Path) -> Iterator[StartMemmon]:
+def start_hasty(tmp_path: Path) -> Iterator[StartListener]:
     """Yield what starts a memmon whose commands have one second."""
-    started: List[Memmon] = []
+    started: list[Listener] = []
     script = tmp_path / 'hasty-memmon'
     script.write_text(HASTY)
     script.chmod(0o755)
 
-    def start(supervisord: Supervisord, *args: str, **env: str) -> Memmon:
-        started.append(Memmon(tmp_path, *args, env={**supervisord.env, **env}, command=str(script)))
+    def start(supervisord: Supervisord, *args: str, **env: str) -> Listener:
+        started.append(
+            Listener(tmp_path, *args, env={**supervisord.env, **env}, command=str(script)))
         return started[-1]
 
     yield start
-    for memmon in started:
-        memmon.end()
+    for listener in started:
+        listener.end()
 
 
 def obedient(name: str) -> str:
     """Return a section of supervisord.conf for a program that is as large as NAME.mb says."""
-    return hog(name, command=f'{sys.executable} {OBEDIENT} {name}.mb')
+    return section(name, command=f'{sys.executable} {OBEDIENT} {name}.mb')
 
 
 def resize(supervisord: Supervisord, name: str, megabytes: int) -> None:
@@ -57,22 +58,22 @@ def resize(supervisord: Supervisord, name: str, megabytes: int) -> None:
     draft = supervisord.path / 'draft'
     draft.write_text(str(megabytes))
     draft.rename(supervisord.path / f'{name}.mb')
-    wait_until(lambda: megabytes < rss_mb(supervisord.pid(name)) < megabytes + 25)
+    wait_for(lambda: megabytes < rss_mb(supervisord.pid(name)) < megabytes + 25)
 
 
-def run_all(supervisord: Supervisord, *names: str) -> Dict[str, int]:
+def run_all(supervisord: Supervisord, *names: str) -> dict[str, int]:
     """Wait until programs run; return their pids."""
-    return {name: supervisord.wait_new_pid(name, 0) for name in names}
+    return dict(zip(names, supervisord.wait_up(*names)))
 
 
-def messages(memmon: Memmon, level: str) -> List[str]:
+def messages(listener: Listener, level: str) -> list[str]:
     """Return what memmon has logged at a level."""
-    return re.findall(rf'^[-\d]+ [\d:,]+ {level} memmon: (.*)', memmon.log(), re.M)
+    return re.findall(rf'^[-\d]+ [\d:,]+ {level} memmon: (.*)', listener.log(), re.M)
 
 
-def tick_and_finish(memmon: Memmon) -> None:
-    memmon.send()
-    wait_idle(memmon)
+def tick_and_finish(listener: Listener) -> None:
+    listener.send()
+    listener.wait_idle()
 
 
 def go(path: Path) -> None:
@@ -80,7 +81,7 @@ def go(path: Path) -> None:
     (path / 'go').touch()
 
 
-def members(session: int) -> List[int]:
+def members(session: int) -> list[int]:
     """Return the processes of a session that are no zombies."""
     ps = subprocess.run(['ps', '-A', '-o', 'pid=', '-o', 'sess=', '-o', 'stat='],
                         stdout=subprocess.PIPE, check=True)
@@ -105,40 +106,40 @@ FAILURES = {  # how each command fails; nothing if it does not
 
 
 def test_restart_follows_whatever_the_command_before_it_does(
-        start_supervisord: StartSupervisord, start_hasty: StartMemmon) -> None:
+        start_supervisord: StartSupervisord, start_hasty: StartListener) -> None:
     supervisord = start_supervisord(''.join(map(sleeper, FAILURES)))
     pids = run_all(supervisord, *FAILURES)
-    memmons = {name: start_hasty(supervisord, '-p', f'{name}={TINY}', '-o', f'before={command}')
-               for name, (command, _) in FAILURES.items()}
-    for memmon in memmons.values():
-        memmon.send()
-    for name, memmon in memmons.items():
+    listeners = {name: start_hasty(supervisord, '-p', f'{name}={TINY}', '-o', f'before={command}')
+                 for name, (command, _) in FAILURES.items()}
+    for listener in listeners.values():
+        listener.send()
+    for name, listener in listeners.items():
         command, failure = FAILURES[name]
         supervisord.wait_new_pid(name, pids[name])
-        memmon.wait_log(f' restarted {name}:{name}: ')
-        wait_idle(memmon)
-        memmon.send('PROCESS_LOG')  # finds nothing on stdout but its answer
+        listener.wait_log(f' restarted {name}:{name}: ')
+        listener.wait_idle()
+        listener.send('PROCESS_LOG')  # finds nothing on stdout but its answer
         told = f'{name}:{name}: the command {command!r} of -o before failed: {failure}'
-        assert messages(memmon, 'ERROR') == [told] * bool(failure)
-    assert '\nfine\n' in memmons['fine'].log()
-    assert '\n0\n' in memmons['reading'].log()
-    assert 'no-such-command: ' in memmons['missing'].log()
-    assert '\n' + '#' * 3_000_000 + 'end\n' in memmons['printing'].log()
+        assert messages(listener, 'ERROR') == [told] * bool(failure)
+    assert '\nfine\n' in listeners['fine'].log()
+    assert '\n0\n' in listeners['reading'].log()
+    assert 'no-such-command: ' in listeners['missing'].log()
+    assert '\n' + '#' * 3_000_000 + 'end\n' in listeners['printing'].log()
 
 
 def test_command_in_the_background_holds_up_nothing(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     supervisord = start_supervisord(sleeper('big'))
     pid = run_all(supervisord, 'big')['big']
-    memmon = start_memmon(supervisord, '-a', TINY, '-o',
-                          f'before=({UNTIL_GO} touch gone) & echo $! > background')
-    memmon.send()
+    listener = start_listener(supervisord, '-a', TINY, '-o',
+                              f'before=({UNTIL_GO} touch gone) & echo $! > background')
+    listener.send()
     supervisord.wait_new_pid('big', pid)
-    wait_idle(memmon)
+    listener.wait_idle()
     assert is_running(int((tmp_path / 'background').read_text()))
     go(tmp_path)
-    wait_until((tmp_path / 'gone').exists)
-    assert messages(memmon, 'ERROR') == []
+    wait_for((tmp_path / 'gone').exists)
+    assert messages(listener, 'ERROR') == []
 
 
 @pytest.mark.skipif(not shutil.which('bash') or not shutil.which('timeout'),
@@ -150,17 +151,17 @@ def test_command_in_the_background_holds_up_nothing(
     'exec bash -c "set -m; sleep 1000 & sleep 1000 | sleep 1000"',
 ])
 def test_session_of_a_command_ends_when_its_time_is_up(command: str, tmp_path: Path) -> None:
-    with pytest.raises(module.CommandError, match='^not done after 1 seconds, so killed$'):
-        module.run(f'echo $$ > {tmp_path}/session; {command}', 1)
-    wait_until(lambda: not members(int((tmp_path / 'session').read_text())))
+    with pytest.raises(memmon.CommandError, match='^not done after 1 seconds, so killed$'):
+        memmon.run(f'echo $$ > {tmp_path}/session; {command}', 1)
+    wait_for(lambda: not members(int((tmp_path / 'session').read_text())))
 
 
 def test_command_that_has_left_for_another_session_holds_up_nothing(tmp_path: Path) -> None:
     began = time.monotonic()
     (tmp_path / 'leave.py').write_text(
         f'import os\nos.setsid()\nos.execvp("sh", ["sh", "-c", "{UNTIL_GO}"])\n')
-    with pytest.raises(module.CommandError, match='^not done after 1 seconds, so killed$'):
-        module.run(f'cd {tmp_path}; {sys.executable} leave.py; true', 1)
+    with pytest.raises(memmon.CommandError, match='^not done after 1 seconds, so killed$'):
+        memmon.run(f'cd {tmp_path}; {sys.executable} leave.py; true', 1)
     assert time.monotonic() - began < 10
     go(tmp_path)
 
@@ -171,31 +172,29 @@ NOISE = ('it\'s-"quoted"-$(touch${IFS}pwned)`touch${IFS}pwned`;touch${IFS}pwned;
          '-%s%%-~!@^*?[+=,.<>{}()\\n\\-\t-ü→-=?utf-8?q?x=0A?=')
 
 
-AUTHENTICATION = '[unix_http_server]\nfile=%(here)s/s\nusername=bob\npassword=secret\n'
-
-
-def read_environment(file: Path) -> Dict[str, str]:
+def read_environment(file: Path) -> dict[str, str]:
     """Return what env -0 has printed into a file."""
     pairs = [item.partition(b'=') for item in file.read_bytes().split(b'\0') if item]
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
 
 def test_environment_of_a_command_is_complete_and_without_the_password(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
-    supervisord = start_supervisord(sleeper(NOISE), server=AUTHENTICATION)
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(sleeper(NOISE), server=UNIX_SERVER + PASSWORD)
     supervisord.env.update(SUPERVISOR_USERNAME='bob', SUPERVISOR_PASSWORD='secret')
     namespec = f'{NOISE}:{NOISE}'
     old = run_all(supervisord, NOISE)[NOISE]
     save = 'env -0 > "env.$MEMMON_EVENT"'
-    memmon = start_memmon(supervisord, '-a', TINY, '-o', f'before={save}', '-o', f'after={save}',
-                          FLAVOUR='vanilla', MEMMON_NEW_PID='nonsense')
-    tick_and_finish(memmon)
+    listener = start_listener(
+        supervisord, '-a', TINY, '-o', f'before={save}', '-o', f'after={save}',
+        FLAVOUR='vanilla', MEMMON_NEW_PID='nonsense')
+    tick_and_finish(listener)
     new = supervisord.wait_new_pid(NOISE, old)
     before, after = (read_environment(tmp_path / f'env.{event}') for event in ('before', 'after'))
     memory, uptime = int(before['MEMMON_MEMORY']), int(before['MEMMON_UPTIME'])
     assert 100 * 1024 < memory < 20 * 2 ** 20 and 0 <= uptime < 60
-    use = f'RSS {module.format_size(memory)} is over {TINY} (-a {TINY})'
-    line, = [line for line in messages(memmon, 'WARNING') if line.startswith('restarted ')]
+    use = f'RSS {memmon.format_size(memory)} is over {TINY} (-a {TINY})'
+    line, = [line for line in messages(listener, 'WARNING') if line.startswith('restarted ')]
     for event, environment, reason in [('before', before, use), ('after', after, line)]:
         told = {name: value for name, value in environment.items() if name.startswith('MEMMON')}
         assert told == {
@@ -212,74 +211,77 @@ def test_environment_of_a_command_is_complete_and_without_the_password(
 
 @pytest.mark.parametrize('name', ['two words', "it's", '"', '$(touch pwned)', '`touch pwned`',
                                   '; touch pwned;', 'a\nb', '\udcff'])
-def test_no_name_is_pasted_into_a_command(name: str, tmp_path: Path,
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_name_is_pasted_into_a_command(
+        name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    options = module.parse_args(['-a', '1KB', '-o', 'held=printf %s "$MEMMON_NAME" > name'])
-    process = module.Process(name, name, 1, 0, 0, 0, 20, 'RUNNING', '')
-    module.run_commands(options, 'held', module.Reading(process, 0, False), 'why')
+    options = memmon.parse_args(['-a', '1KB', '-o', 'held=printf %s "$MEMMON_NAME" > name'])
+    process = memmon.Process(name, name, 1, 0, 0, 0, 20, 'RUNNING', '')
+    memmon.run_commands(options, 'held', memmon.Reading(process, 0, False), 'why')
     assert os.listdir() == ['name'] and Path('name').read_bytes() == os.fsencode(name)
 
 
 # What before can do.
 
 def test_before_puts_off_as_long_as_it_asks_to(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        mailbox: Mailbox, tmp_path: Path, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     supervisord = start_supervisord(sleeper('big'))
     pid = run_all(supervisord, 'big')['big']
-    memmon = start_memmon(supervisord, '-v', '-a', TINY, *SAVE_MAIL,
-                          '-o', 'before=echo asked >> asked; test -e go || exit 75',
-                          '-o', 'before=touch second', '-o', 'after=touch restarted')
+    listener = start_listener(supervisord, '-v', '-a', TINY, *mailbox.args,
+                              '-o', 'before=echo asked >> asked; test -e go || exit 75',
+                              '-o', 'before=touch second', '-o', 'after=touch restarted')
     for count in (1, 2, 3):
-        tick_and_finish(memmon)
+        tick_and_finish(listener)
         assert (tmp_path / 'asked').read_text() == 'asked\n' * count
     assert supervisord.pid('big') == pid
-    told, = [line for line in messages(memmon, 'INFO') if line.startswith('put off ')]
+    told, = [line for line in messages(listener, 'INFO') if line.startswith('put off ')]
     assert re.fullmatch(
         rf'put off big:big: RSS \S+ is over {TINY} \(-a {TINY}\), uptime 0:00:\d\d; '
         'a before command asked to wait', told)
-    assert len([line for line in messages(memmon, 'DEBUG') if line.startswith('put off ')]) == 2
-    assert messages(memmon, 'ERROR') == [] and not read_mails(tmp_path)
+    assert len([line for line in messages(listener, 'DEBUG') if line.startswith('put off ')]) == 2
+    assert messages(listener, 'ERROR') == [] and not mailbox.mails()
     assert not (tmp_path / 'second').exists()
     go(tmp_path)
-    memmon.send()
+    listener.send()
     supervisord.wait_new_pid('big', pid)
-    wait_idle(memmon)
+    listener.wait_idle()
     assert (tmp_path / 'second').exists() and (tmp_path / 'restarted').exists()
 
 
 def test_before_cannot_put_off_over_the_second_size(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     supervisord = start_supervisord(sleeper('big'))
     pid = run_all(supervisord, 'big')['big']
-    memmon = start_memmon(supervisord, '-a', f'{TINY}..101KB', '-o', 'before=touch first; exit 75',
-                          '-o', 'before=touch second')
-    tick_and_finish(memmon)
+    listener = start_listener(supervisord, '-a', f'{TINY}..101KB',
+                              '-o', 'before=touch first; exit 75',
+                              '-o', 'before=touch second')
+    tick_and_finish(listener)
     supervisord.wait_new_pid('big', pid)
     assert (tmp_path / 'first').exists() and (tmp_path / 'second').exists()
-    assert messages(memmon, 'ERROR') == []
-    assert ' restarted big:big: ' in memmon.log() and ' put off ' not in memmon.log()
+    assert messages(listener, 'ERROR') == []
+    assert ' restarted big:big: ' in listener.log() and ' put off ' not in listener.log()
 
 
 @pytest.mark.parametrize('event', ['after', 'failed', 'held', 'warn'])
 def test_status_75_of_another_event_is_a_failure(
         event: str, caplog: pytest.LogCaptureFixture) -> None:
-    options = module.parse_args(['-a', '1KB', '-o', f'{event}=exit 75', '-o', f'{event}=exit 7'])
-    process = module.Process('a', 'b', 1, 0, 0, 0, 20, 'RUNNING', '')
-    module.run_commands(options, event, module.Reading(process, 0, False), 'why')
+    options = memmon.parse_args(['-a', '1KB', '-o', f'{event}=exit 75', '-o', f'{event}=exit 7'])
+    process = memmon.Process('a', 'b', 1, 0, 0, 0, 20, 'RUNNING', '')
+    memmon.run_commands(options, event, memmon.Reading(process, 0, False), 'why')
     assert caplog.messages == [f"a:b: the command 'exit {status}' of -o {event} failed: "
                                f'exit status {status}' for status in (75, 7)]
 
 
 @pytest.mark.parametrize('autorestart', ['true', 'false'])
 def test_process_that_has_gone_meanwhile_is_left_alone(
-        autorestart: str, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        autorestart: str, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     supervisord = start_supervisord(sleeper('big', autorestart=autorestart))
     pid = run_all(supervisord, 'big')['big']
-    memmon = start_memmon(supervisord, '-a', TINY, '-o', 'after=touch after', '-o', 'before='
-                          'kill -9 $MEMMON_PID; while kill -0 $MEMMON_PID; do sleep 0.05; done')
-    tick_and_finish(memmon)
-    memmon.wait_log('INFO memmon: left alone big:big: ')
+    listener = start_listener(supervisord, '-a', TINY, '-o', 'after=touch after', '-o', 'before='
+                              'kill -9 $MEMMON_PID; while kill -0 $MEMMON_PID; do sleep 0.05; done')
+    tick_and_finish(listener)
+    listener.wait_log('INFO memmon: left alone big:big: ')
     if autorestart == 'true':
         supervisord.wait_new_pid('big', pid)
         assert supervisord.spawned('big') == 2
@@ -290,84 +292,80 @@ def test_process_that_has_gone_meanwhile_is_left_alone(
 
 # Commands while memmon is replaced, and while it ticks.
 
-def replace(memmon: Memmon, how: str) -> None:
+def replace(listener: Listener, how: str) -> None:
     """End memmon as supervisord ends it, or kill it."""
     if how == 'KILL':
-        memmon.process.kill()
+        listener.process.kill()
     else:
-        memmon.process.terminate()
-    memmon.process.wait()
+        listener.process.terminate()
+    listener.process.wait()
 
 
 @pytest.mark.parametrize('how', ['TERM', 'KILL'])
 def test_memmon_is_replaced_while_commands_run(
-        how: str, tmp_path: Path, start_supervisord: StartSupervisord,
-        start_memmon: StartMemmon) -> None:
+        mailbox: Mailbox, how: str, tmp_path: Path, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     supervisord = start_supervisord(sleeper('early') + sleeper('late'))
     pids = run_all(supervisord, 'early', 'late')
     wait = 'touch "$MEMMON_EVENT.begun"; ' + UNTIL_GO + 'touch "$MEMMON_EVENT.done"; echo done'
-    early = start_memmon(supervisord, '-p', f'early={TINY}', '-o', f'before={wait}', *SAVE_MAIL,
-                         '-o', 'after=touch wrong')
-    late = start_memmon(supervisord, '-p', f'late={TINY}', '-o', f'after={wait}', *SAVE_MAIL)
+    early = start_listener(supervisord, '-p', f'early={TINY}', '-o', f'before={wait}',
+                           *mailbox.args,
+                           '-o', 'after=touch wrong')
+    late = start_listener(supervisord, '-p', f'late={TINY}', '-o', f'after={wait}', *mailbox.args)
     early.send()
     late.send()
     for event in ('before', 'after'):
-        wait_until((tmp_path / f'{event}.begun').exists)
-    workers = [worker for memmon in (early, late) for worker in workers_of(memmon)]
+        wait_for((tmp_path / f'{event}.begun').exists)
+    workers = [worker for listener in (early, late) for worker in listener.workers()]
     assert len(workers) == 2
     replace(early, how)
     replace(late, how)
-    successor = start_memmon(supervisord, '-p', f'early={TINY}', '-o', 'before=exit 75')
+    successor = start_listener(supervisord, '-p', f'early={TINY}', '-o', 'before=exit 75')
     successor.send()
     go(tmp_path)
     for event in ('before', 'after'):
-        wait_until((tmp_path / f'{event}.done').exists)
-    wait_until(lambda: not any(map(is_running, workers)))
+        wait_for((tmp_path / f'{event}.done').exists)
+    wait_for(lambda: not any(map(is_running, workers)))
     assert supervisord.pid('early') == pids['early']
     assert supervisord.spawned('early') == 1 and supervisord.spawned('late') == 2
     assert not (tmp_path / 'wrong').exists()
     assert early.log().endswith('; memmon has been stopped\n')
-    mail, = read_mails(tmp_path)
+    mail, = mailbox.mails()
     assert 'process late:late restarted' in mail
 
 
-def workers_of(memmon: Memmon) -> List[int]:
-    """Return the pids of memmon's workers."""
-    return [child for child in children_of(memmon.pid) if is_running(child)]
-
-
 def test_events_run_in_a_worker_while_ticks_are_answered(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     command = tmp_path / 'command'
     command.write_text('#!/bin/sh\nexec sleep 1000\n')
     command.chmod(0o755)
     supervisord = start_supervisord(
-        hog('broken', command=str(command)) + obedient('held') + obedient('near'))
+        section('broken', command=str(command)) + obedient('held') + obedient('near'))
     pids = run_all(supervisord, 'broken', 'held', 'near')
     hook = 'echo "$MEMMON_REASON" > "new.$MEMMON_EVENT"; mv "new.$MEMMON_EVENT" "$MEMMON_EVENT"; '
     args = [arg for event in ('failed', 'held', 'warn')
             for arg in ('-o', f'{event}={hook}{UNTIL_GO}touch "$MEMMON_EVENT.done"')]
     resize(supervisord, 'held', 60)
-    memmon = start_memmon(supervisord, '-p', f'broken={TINY}', '-p', 'held=50MB',
-                          '-p', 'near=100MB', '-w', '50%%', '-r', '1/1h', *args,
-                          '-o', 'before=test "$MEMMON_NAME" != held || echo 0 > held.mb')
+    listener = start_listener(supervisord, '-p', f'broken={TINY}', '-p', 'held=50MB',
+                              '-p', 'near=100MB', '-w', '50%%', '-r', '1/1h', *args,
+                              '-o', 'before=test "$MEMMON_NAME" != held || echo 0 > held.mb')
     command.unlink()
-    memmon.send()
-    memmon.wait_log(' ERROR memmon: failed to start broken:broken: ')
+    listener.send()
+    listener.wait_log(' ERROR memmon: failed to start broken:broken: ')
     supervisord.wait_new_pid('held', pids['held'])
-    memmon.wait_log(' restarted held:held: ')
+    listener.wait_log(' restarted held:held: ')
     resize(supervisord, 'held', 60)
     resize(supervisord, 'near', 60)
-    assert memmon.send() < 1
+    assert listener.send() < 1
     for event in ('failed', 'held', 'warn'):
-        wait_until((tmp_path / event).exists)
+        wait_for((tmp_path / event).exists)
     for _ in range(2):
-        assert memmon.send() < 1
-    assert memmon.is_busy() and not list(tmp_path.glob('*.done'))
+        assert listener.send() < 1
+    assert listener.workers() and not list(tmp_path.glob('*.done'))
     go(tmp_path)
     for event in ('failed', 'held', 'warn'):
-        wait_until((tmp_path / f'{event}.done').exists)
-        assert (tmp_path / event).read_text().rstrip('\n') in memmon.log()
+        wait_for((tmp_path / f'{event}.done').exists)
+        assert (tmp_path / event).read_text().rstrip('\n') in listener.log()
     assert (tmp_path / 'held').read_text().endswith(
         '; memmon has restarted it once within 1:00:00, and leaves it running\n')
 
@@ -375,32 +373,34 @@ def test_events_run_in_a_worker_while_ticks_are_answered(
 # Warnings.
 
 def test_warning_comes_once_for_each_pid_that_gets_near_without_being_over(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        mailbox: Mailbox, tmp_path: Path, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     supervisord = start_supervisord(obedient('big'))
     pid = run_all(supervisord, 'big')['big']
-    memmon = start_memmon(supervisord, '-a', '100MB', '-w', '50', *SAVE_MAIL,
-                          '-o', 'warn=echo "$MEMMON_PID $MEMMON_MEMORY $MEMMON_LIMIT" >> warned',
-                          '-o', 'before=echo 0 > big.mb')
+    listener = start_listener(supervisord, '-a', '100MB', '-w', '50', *mailbox.args,
+                              '-o', 'warn=echo "$MEMMON_PID $MEMMON_MEMORY $MEMMON_LIMIT" '
+                              '>> warned',
+                              '-o', 'before=echo 0 > big.mb')
     warnings = []
     for megabytes, count in [(0, 0), (60, 1), (65, 1), (0, 1), (60, 1), (120, 1)]:
         resize(supervisord, 'big', megabytes)
-        tick_and_finish(memmon)
-        warnings = messages(memmon, 'WARNING')
+        tick_and_finish(listener)
+        warnings = messages(listener, 'WARNING')
         assert len(warnings) == count
     supervisord.wait_new_pid('big', pid)
-    memmon.wait_log(' restarted big:big: ')
+    listener.wait_log(' restarted big:big: ')
     size = r'([\d.]+MB)'
     assert re.fullmatch(
         rf'process big:big uses \d\d% of its limit: RSS {size} of 100MB \(-a 100MB\), uptime '
         rf'0:00:\d\d; {size} -> \1 in 0:00:0\d, peak \1, [\d.]+[GT]B an hour; if that goes on, '
         r'it is at its limit in 0:00:\d\d', warnings[0]), warnings
     resize(supervisord, 'big', 60)
-    tick_and_finish(memmon)
-    assert len(messages(memmon, 'WARNING')) == 2
+    tick_and_finish(listener)
+    assert len(messages(listener, 'WARNING')) == 2
     rows = [line.split() for line in (tmp_path / 'warned').read_text().splitlines()]
     assert [int(row[0]) for row in rows] == [pid, supervisord.pid('big')]
     assert [row[2] for row in rows] == [str(100 << 20)] * 2
-    mails = wait_until(lambda: read_mails(tmp_path) if len(read_mails(tmp_path)) == 3 else [])
+    mails = mailbox.wait(3)
     mail = next(mail for mail in mails if warnings[0] in mail)
     assert re.search(r'^Subject: memmon: process big:big uses \d\d% of its limit$', mail, re.M)
     assert re.search(r'^course:   ▂█  [\d.]+MB -> [\d.]+MB in 0:00:0\d, peak [\d.]+MB$', mail, re.M)
@@ -408,38 +408,39 @@ def test_warning_comes_once_for_each_pid_that_gets_near_without_being_over(
 
 
 def test_process_that_is_over_at_once_is_no_warning(
-        start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     supervisord = start_supervisord(sleeper('big'))
     run_all(supervisord, 'big')
-    memmon = start_memmon(supervisord, '-a', TINY, '-w', '1', '--dry-run',
-                          '-o', 'warn=touch warned')
-    tick_and_finish(memmon)
-    assert messages(memmon, 'WARNING') == [] and not (supervisord.path / 'warned').exists()
-    assert ' would restart big:big: ' in memmon.log()
+    listener = start_listener(supervisord, '-a', TINY, '-w', '1', '--dry-run',
+                              '-o', 'warn=touch warned')
+    tick_and_finish(listener)
+    assert messages(listener, 'WARNING') == [] and not (supervisord.path / 'warned').exists()
+    assert ' would restart big:big: ' in listener.log()
 
 
 # When memmon itself cannot work.
 
 def test_two_blind_ticks_are_mailed_once_and_so_is_their_end(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        mailbox: Mailbox, tmp_path: Path, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     supervisord = start_supervisord('')
-    memmon = start_memmon(supervisord, '-a', '1TB', *SAVE_MAIL)
-    (tmp_path / 's').rename(tmp_path / 'away')
+    listener = start_listener(supervisord, '-a', '1TB', *mailbox.args)
+    supervisord.hide_socket()
     for mails in (0, 1, 1, 1):
-        tick_and_finish(memmon)
-        assert len(read_mails(tmp_path)) == mails
+        tick_and_finish(listener)
+        assert len(mailbox.mails()) == mails
     failure = (f'nothing checked at this tick: no such socket: unix://{tmp_path}/s; is supervisord '
                'running, with a [unix_http_server] section?')
-    assert messages(memmon, 'ERROR') == [failure] * 4
-    mail, = read_mails(tmp_path)
+    assert messages(listener, 'ERROR') == [failure] * 4
+    mail, = mailbox.mails()
     assert 'Subject: memmon: nothing could be checked at two ticks in a row\n' in mail
     assert mail.endswith(f'\nreason:   {failure}\n')
-    (tmp_path / 'away').rename(tmp_path / 's')
+    supervisord.show_socket()
     for _ in range(2):
-        tick_and_finish(memmon)
-    news = [line for line in messages(memmon, 'INFO') if 'again' in line]
+        tick_and_finish(listener)
+    news = [line for line in messages(listener, 'INFO') if 'again' in line]
     assert news == ['processes are checked again, after 4 ticks']
-    second, = [other for other in read_mails(tmp_path) if other != mail]
+    second, = [other for other in mailbox.mails() if other != mail]
     assert 'Subject: memmon: processes are checked again\n' in second
     assert second.endswith('\nreason:   processes are checked again, after 4 ticks\n')
 
@@ -454,8 +455,8 @@ def test_two_blind_ticks_are_mailed_once_and_so_is_their_end(
     ('xx-x-', ['', 'nothing could be checked at two ticks in a row', 'processes are checked again',
                '']),
 ])
-def test_ticks_at_which_nothing_could_be_checked(ticks: str, subjects: List[str]) -> None:
-    listener = module.Listener(module.parse_args(['-a', '1MB']), module.Server('unix:///none'))
+def test_ticks_at_which_nothing_could_be_checked(ticks: str, subjects: list[str]) -> None:
+    listener = memmon.Listener(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'))
     news = [item for tick in ticks for item in listener.news_of_failure('why' * (tick == 'x'))]
     assert [item.subject for item in news] == subjects
 
@@ -468,18 +469,19 @@ def can_unshare() -> bool:
 
 @pytest.mark.skipif(not can_unshare(), reason='needs a PID namespace')
 def test_blindness_counts_as_nothing_checked(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_memmon: StartMemmon) -> None:
+        mailbox: Mailbox, tmp_path: Path, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     enter = 'echo 30000 > /proc/sys/kernel/ns_last_pid; exec "$0" "$@"'
     supervisord = start_supervisord(
         sleeper('big'), wrapper=['unshare', '--pid', '--fork', '--kill-child', 'sh', '-c', enter])
     run_all(supervisord, 'big')
-    memmon = start_memmon(supervisord, '-a', TINY, *SAVE_MAIL)
+    listener = start_listener(supervisord, '-a', TINY, *mailbox.args)
     for mails in (0, 1, 1):
-        tick_and_finish(memmon)
-        assert len(read_mails(tmp_path)) == mails
-    assert messages(memmon, 'ERROR') == [
-        f'nothing checked at this tick: no process can be measured: {module.HIDDEN}'] * 3
-    mail, = read_mails(tmp_path)
+        tick_and_finish(listener)
+        assert len(mailbox.mails()) == mails
+    assert messages(listener, 'ERROR') == [
+        f'nothing checked at this tick: no process can be measured: {memmon.HIDDEN}']  # the log has named them at the first
+    mail, = mailbox.mails()
     assert 'Subject: memmon: nothing could be checked at two ticks in a row\n' in mail
 
 
@@ -492,16 +494,16 @@ def test_blindness_counts_as_nothing_checked(
     (['-m', 'bob@example.com', '-s', '"$(touch pwned)"'], ''),
     (['-s', '/nonexistent/sendmail'], ''),
 ])
-def test_missing_mailer_is_told_at_the_start(args: List[str], missing: str, tmp_path: Path) -> None:
-    memmon = Memmon(tmp_path, '-a', '1GB', *args,
-                    env={'SUPERVISOR_SERVER_URL': f'unix://{tmp_path}/none'})
+def test_missing_mailer_is_told_at_the_start(args: list[str], missing: str, tmp_path: Path) -> None:
+    listener = Listener(tmp_path, '-a', '1GB', *args,
+                        env={'SUPERVISOR_SERVER_URL': f'unix://{tmp_path}/none'})
     try:
-        memmon.wait_ready()
-        assert messages(memmon, 'WARNING') == [
+        listener.wait_ready()
+        assert messages(listener, 'WARNING') == [
             f'no mail can be sent: there is no {missing}; install it, or name another command with '
             '-s'] * bool(missing)
     finally:
-        memmon.end()
+        listener.end()
     assert not (tmp_path / 'pwned').exists()
 
 
