@@ -2257,9 +2257,9 @@ class Watched:
             self.reading = None
             self.told.clear()
 
-    def note_restart(self, reading: Reading, note: Note, now: float) -> None:
-        """Remember that memmon has restarted the process."""
-        self.restarts = [*self.restarts_within(float('inf'), now, reading.process.pid), now]
+    def note_restart(self, reading: Reading, note: Note, now: float, window_secs: float) -> None:
+        """Remember that memmon has restarted the process, and when, for so long."""
+        self.restarts = [*self.restarts_within(window_secs, now, reading.process.pid), now]
         self.restarts_total += 1
         if reading.process.pid != self.own_pid:
             self.fresh = self.fresh_total = None
@@ -2704,7 +2704,8 @@ class Listener:
             if not watched:
                 continue
             if outcome == RESTARTED:
-                watched.note_restart(job.reading, note, time.monotonic())
+                window_secs = max(3600, self.options.restarts.secs if self.options.restarts else 0)
+                watched.note_restart(job.reading, note, time.monotonic(), window_secs)
             elif outcome == PUT_OFF:
                 watched.told.add(PUT_OFF)
             elif outcome == STOP_FAILED or note.is_reported and not outcome:

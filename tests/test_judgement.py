@@ -416,7 +416,8 @@ def begun(pid: int = 7) -> memmon.Watched:
 def test_restarts_are_counted_in_a_sliding_window() -> None:
     watched = begun()
     for pid, now in [(8, 0.0), (9, 10.0), (10, 20.0)]:
-        watched.note_restart(reading(1)._replace(process=process(pid=pid - 1)), note(pid), now)
+        watched.note_restart(reading(1)._replace(process=process(pid=pid - 1)), note(pid), now,
+                             3600)
     assert [len(watched.restarts_within(20, now, 10)) for now in (20, 29, 30, 39, 40)] == [
         2, 2, 1, 1, 0]
     assert len(watched.restarts_within(3600, 40, 10)) == 3
@@ -424,10 +425,10 @@ def test_restarts_are_counted_in_a_sliding_window() -> None:
 
 def test_restart_by_somebody_else_clears_the_count() -> None:
     watched = begun()
-    watched.note_restart(reading(1), note(8), 0)
+    watched.note_restart(reading(1), note(8), 0, 3600)
     assert len(watched.restarts_within(60, 1, 8)) == 1
     assert watched.restarts_within(60, 1, 99) == []
-    watched.note_restart(reading(1)._replace(process=process(pid=99)), note(100), 2)
+    watched.note_restart(reading(1)._replace(process=process(pid=99)), note(100), 2, 3600)
     assert len(watched.restarts_within(60, 3, 100)) == 1
 
 
@@ -581,6 +582,15 @@ def test_cap_is_a_sliding_window_and_its_hold_is_said_once(monkeypatch: pytest.M
     assert world.said('restart 3 within the hour')
     # 300 seconds after the second one.
     assert world.tick(60, a=150) == [] and world.said('held a:a: ')
+
+
+@pytest.mark.parametrize('argv, kept', [((), 60), (('-r', '1000/2h'), 120), (('-r', '2/1d'), 2)])
+def test_restarts_are_not_remembered_for_ever(argv: tuple[str, ...], kept: int,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a', '100MB', *argv, a=150)
+    for _ in range(300):
+        world.tick(60, a=150)
+    assert len(world.listener.watch.watched['a:a'].restarts) == kept
 
 
 def test_restart_by_somebody_else_ends_a_hold(monkeypatch: pytest.MonkeyPatch) -> None:
