@@ -1126,8 +1126,11 @@ def explain_wrapper(process: Process, own: int, descendants: int) -> str:
 
 def in_bytes(sizes: Sizes, machine: int) -> tuple[int | None, int | None]:
     """Return what the sizes of a limit come to where there are so many bytes of memory."""
-    size, urgent = sizes or (None, None)
-    return size and size.in_bytes(machine), urgent and urgent.in_bytes(machine)
+    if not sizes:
+        return None, None
+    size, urgent = sizes[0].in_bytes(machine), sizes[1] and sizes[1].in_bytes(machine)
+    # 200MB..25% cannot be refused at the start: the container may become smaller.
+    return size if urgent is None else min(size, urgent), urgent
 
 
 def kind_of(reading: Reading) -> str:

@@ -185,6 +185,7 @@ def test_abbreviation_of_superlance_is_unambiguous(prefix: str, option: str) -> 
     ('200MB..300MB', 200 * MB, 300 * MB),
     ('25%..50%', 2 * GB, 4 * GB),
     ('200MB..50%', 200 * MB, 4 * GB),
+    ('5GB..25%', 2 * GB, 2 * GB),  # over the second, at once
     ('none', None, None),
 ])
 def test_in_bytes(text: str, size: int | None, urgent: int | None) -> None:
