@@ -2765,14 +2765,18 @@ class Listener:
                     ) -> list[Verdict]:
         """Return what follows from the limit of the total: at most one process is due.
 
-        And none as long as restarts for other limits may help.
+        And none as long as restarts for other limits may help, as those that are put off do not.
         """
         readings = self.watch.look_at_total(processes, now)
         under_way = [job for job in self.workers.under_way() if job.reading.total is not None]
-        if readings is None or under_way or any(verdict == DUE for _, _, verdict in verdicts):
+        due = [watched for watched, _, verdict in verdicts if verdict == DUE]
+        may_help = any(PUT_OFF not in watched.told for watched in due)
+        if readings is None or under_way or may_help:
             return []
         judged = []
         for watched, reading in readings:
+            if watched in due:
+                continue
             since, fresh = self.watch.total_since, watched.fresh_total
             judged.append(self.judge(watched, reading, since, fresh, now))
             if judged[-1][2] in (DUE, BRIEF):

@@ -481,6 +481,7 @@ class World:
         self.lines: list[str] = []
         self.is_restarting = False
         self.starts = 0
+        self.put_off: list[str] = []       # by a command that comes before
         server = Supervisord('unix:///nowhere')
         server.world = self
         self.listener = memmon.Listener(self.options, server)
@@ -503,8 +504,15 @@ class World:
         if not self.is_restarting:
             for job in jobs:
                 self.is_restarting = True
-                self.restart(job)
+                self.do(job)
                 self.is_restarting = False
+
+    def do(self, job: memmon.Job) -> None:
+        if job.reading.process.name in self.put_off:
+            self.listener.note([(job, note(0)._replace(
+                outcome=memmon.OUTCOMES.index(memmon.PUT_OFF)))])
+        else:
+            self.restart(job)
 
     def restart(self, job: memmon.Job) -> None:
         name = job.reading.process.name
@@ -723,6 +731,14 @@ def test_total_waits_for_restarts_that_other_limits_ask_for(monkeypatch: pytest.
                                                             ) -> None:
     world = World(monkeypatch, '-p', 'a=100MB', '-t', '500MB', a=150, b=400)
     assert [world.tick(), world.tick()] == [['a'], []]
+
+
+def test_total_does_not_wait_for_restarts_that_are_put_off(monkeypatch: pytest.MonkeyPatch
+                                                           ) -> None:
+    world = World(monkeypatch, '-p', 'a=100MB', '-t', '500MB', '-o', 'before=exit 75', a=300,
+                  b=250)
+    world.put_off = ['a']
+    assert [world.tick() for _ in range(3)] == [[], ['b'], []]
 
 
 # Dry run.
