@@ -1126,8 +1126,11 @@ def explain_wrapper(process: Process, own: int, descendants: int) -> str:
 
 def in_bytes(sizes: Sizes, machine: int) -> tuple[int | None, int | None]:
     """Return what the sizes of a limit come to where there are so many bytes of memory."""
-    size, urgent = sizes or (None, None)
-    return size and size.in_bytes(machine), urgent and urgent.in_bytes(machine)
+    if not sizes:
+        return None, None
+    size, urgent = sizes[0].in_bytes(machine), sizes[1] and sizes[1].in_bytes(machine)
+    # 200MB..25% cannot be refused at the start: the container may become smaller.
+    return size if urgent is None else min(size, urgent), urgent
 
 
 def kind_of(reading: Reading) -> str:
@@ -2257,9 +2260,9 @@ class Watched:
             self.reading = None
             self.told.clear()
 
-    def note_restart(self, reading: Reading, note: Note, now: float) -> None:
-        """Remember that memmon has restarted the process."""
-        self.restarts = [*self.restarts_within(float('inf'), now, reading.process.pid), now]
+    def note_restart(self, reading: Reading, note: Note, now: float, window_secs: float) -> None:
+        """Remember that memmon has restarted the process, and when, for so long."""
+        self.restarts = [*self.restarts_within(window_secs, now, reading.process.pid), now]
         self.restarts_total += 1
         if reading.process.pid != self.own_pid:
             self.fresh = self.fresh_total = None
@@ -2704,7 +2707,8 @@ class Listener:
             if not watched:
                 continue
             if outcome == RESTARTED:
-                watched.note_restart(job.reading, note, time.monotonic())
+                window_secs = max(3600, self.options.restarts.secs if self.options.restarts else 0)
+                watched.note_restart(job.reading, note, time.monotonic(), window_secs)
             elif outcome == PUT_OFF:
                 watched.told.add(PUT_OFF)
             elif outcome == STOP_FAILED or note.is_reported and not outcome:
@@ -2761,14 +2765,18 @@ class Listener:
                     ) -> list[Verdict]:
         """Return what follows from the limit of the total: at most one process is due.
 
-        And none as long as restarts for other limits may help.
+        And none as long as restarts for other limits may help, as those that are put off do not.
         """
         readings = self.watch.look_at_total(processes, now)
         under_way = [job for job in self.workers.under_way() if job.reading.total is not None]
-        if readings is None or under_way or any(verdict == DUE for _, _, verdict in verdicts):
+        due = [watched for watched, _, verdict in verdicts if verdict == DUE]
+        may_help = any(PUT_OFF not in watched.told for watched in due)
+        if readings is None or under_way or may_help:
             return []
         judged = []
         for watched, reading in readings:
+            if watched in due:
+                continue
             since, fresh = self.watch.total_since, watched.fresh_total
             judged.append(self.judge(watched, reading, since, fresh, now))
             if judged[-1][2] in (DUE, BRIEF):

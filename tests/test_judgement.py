@@ -185,6 +185,7 @@ def test_abbreviation_of_superlance_is_unambiguous(prefix: str, option: str) -> 
     ('200MB..300MB', 200 * MB, 300 * MB),
     ('25%..50%', 2 * GB, 4 * GB),
     ('200MB..50%', 200 * MB, 4 * GB),
+    ('5GB..25%', 2 * GB, 2 * GB),  # over the second, at once
     ('none', None, None),
 ])
 def test_in_bytes(text: str, size: int | None, urgent: int | None) -> None:
@@ -416,7 +417,8 @@ def begun(pid: int = 7) -> memmon.Watched:
 def test_restarts_are_counted_in_a_sliding_window() -> None:
     watched = begun()
     for pid, now in [(8, 0.0), (9, 10.0), (10, 20.0)]:
-        watched.note_restart(reading(1)._replace(process=process(pid=pid - 1)), note(pid), now)
+        watched.note_restart(reading(1)._replace(process=process(pid=pid - 1)), note(pid), now,
+                             3600)
     assert [len(watched.restarts_within(20, now, 10)) for now in (20, 29, 30, 39, 40)] == [
         2, 2, 1, 1, 0]
     assert len(watched.restarts_within(3600, 40, 10)) == 3
@@ -424,10 +426,10 @@ def test_restarts_are_counted_in_a_sliding_window() -> None:
 
 def test_restart_by_somebody_else_clears_the_count() -> None:
     watched = begun()
-    watched.note_restart(reading(1), note(8), 0)
+    watched.note_restart(reading(1), note(8), 0, 3600)
     assert len(watched.restarts_within(60, 1, 8)) == 1
     assert watched.restarts_within(60, 1, 99) == []
-    watched.note_restart(reading(1)._replace(process=process(pid=99)), note(100), 2)
+    watched.note_restart(reading(1)._replace(process=process(pid=99)), note(100), 2, 3600)
     assert len(watched.restarts_within(60, 3, 100)) == 1
 
 
@@ -479,6 +481,7 @@ class World:
         self.lines: list[str] = []
         self.is_restarting = False
         self.starts = 0
+        self.put_off: list[str] = []       # by a command that comes before
         server = Supervisord('unix:///nowhere')
         server.world = self
         self.listener = memmon.Listener(self.options, server)
@@ -501,8 +504,15 @@ class World:
         if not self.is_restarting:
             for job in jobs:
                 self.is_restarting = True
-                self.restart(job)
+                self.do(job)
                 self.is_restarting = False
+
+    def do(self, job: memmon.Job) -> None:
+        if job.reading.process.name in self.put_off:
+            self.listener.note([(job, note(0)._replace(
+                outcome=memmon.OUTCOMES.index(memmon.PUT_OFF)))])
+        else:
+            self.restart(job)
 
     def restart(self, job: memmon.Job) -> None:
         name = job.reading.process.name
@@ -581,6 +591,15 @@ def test_cap_is_a_sliding_window_and_its_hold_is_said_once(monkeypatch: pytest.M
     assert world.said('restart 3 within the hour')
     # 300 seconds after the second one.
     assert world.tick(60, a=150) == [] and world.said('held a:a: ')
+
+
+@pytest.mark.parametrize('argv, kept', [((), 60), (('-r', '1000/2h'), 120), (('-r', '2/1d'), 2)])
+def test_restarts_are_not_remembered_for_ever(argv: tuple[str, ...], kept: int,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a', '100MB', *argv, a=150)
+    for _ in range(300):
+        world.tick(60, a=150)
+    assert len(world.listener.watch.watched['a:a'].restarts) == kept
 
 
 def test_restart_by_somebody_else_ends_a_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -712,6 +731,14 @@ def test_total_waits_for_restarts_that_other_limits_ask_for(monkeypatch: pytest.
                                                             ) -> None:
     world = World(monkeypatch, '-p', 'a=100MB', '-t', '500MB', a=150, b=400)
     assert [world.tick(), world.tick()] == [['a'], []]
+
+
+def test_total_does_not_wait_for_restarts_that_are_put_off(monkeypatch: pytest.MonkeyPatch
+                                                           ) -> None:
+    world = World(monkeypatch, '-p', 'a=100MB', '-t', '500MB', '-o', 'before=exit 75', a=300,
+                  b=250)
+    world.put_off = ['a']
+    assert [world.tick() for _ in range(3)] == [[], ['b'], []]
 
 
 # Dry run.
