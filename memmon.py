@@ -776,7 +776,7 @@ def is_below(path: str, root: str) -> bool:
 def read_memory_max(directory: str, point: str) -> list[int]:
     """Return the limits of a control group of version 2 and of those above it."""
     limits = []
-    while is_below(directory, point):
+    while directory and is_below(directory, point):
         with contextlib.suppress(OSError, ValueError):  # the root has none; others say max
             with open(f'{directory}/memory.max', encoding='ascii') as file:
                 limits.append(int(file.read()))

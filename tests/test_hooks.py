@@ -480,7 +480,8 @@ def test_blindness_counts_as_nothing_checked(
         tick_and_finish(listener)
         assert len(mailbox.mails()) == mails
     assert messages(listener, 'ERROR') == [
-        f'nothing checked at this tick: no process can be measured: {memmon.HIDDEN}']  # the log has named them at the first
+        # The log has named what is hidden at the first tick, and is not to repeat it.
+        f'nothing checked at this tick: no process can be measured: {memmon.HIDDEN}']
     mail, = mailbox.mails()
     assert 'Subject: memmon: nothing could be checked at two ticks in a row\n' in mail
 
