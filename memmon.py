@@ -34,8 +34,8 @@ Usage: memmon [options]
   -n, --name TEXT            put [TEXT] into the subjects of mails
   -v, --verbose              log the memory and limit of each process at each
                              tick
-      --metrics FILE         after each tick, write FILE for the textfile collector
-                             of Prometheus' node_exporter
+      --metrics FILE         after each tick, write FILE for the textfile
+                             collector of Prometheus' node_exporter
       --check                show a table of processes and limits and exit: 0 all
                              within their limits, 1 some over, 2 memmon could
                              not check; without limits, propose some; with
@@ -54,7 +54,7 @@ repeated. NAME may be a shell pattern: 'queue:*', 'web-?'.
 
 Exactly one limit applies to a process: -p takes precedence over -g, and -g over
 -a; an exact name over a pattern; then the first given. memmon never restarts
-itself, nor again what uses more than its limit as soon as it is started.
+itself, nor a process that is over its limit as soon as it has been restarted.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """What the project says of itself."""
 
+from __future__ import annotations
+
 import re
 import textwrap
 from pathlib import Path
