@@ -93,7 +93,7 @@ def test_usage_error_is_one_line(args: list[str], error: str) -> None:
         'supervisord has no RPC server for memmon to call: add a [unix_http_server] and a '
         '[rpcinterface:supervisor] section to supervisord.conf')),
     ({'SUPERVISOR_SERVER_URL': 'tcp://bob:secret@localhost'}, (
-        "the URL of supervisord is 'tcp://localhost': it has to be unix://PATH or "
+        "the URL of supervisord is 'tcp://localhost': it must be unix://PATH or "
         'http://HOST:PORT')),
 ])
 def test_memmon_without_a_server_says_what_to_do(env: dict[str, str], error: str) -> None:
