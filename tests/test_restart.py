@@ -177,8 +177,8 @@ def test_failed_start_keeps_the_rest_of_its_group_up(
     listener.send()
     supervisord.wait_new_pid('next', pid)
     listener.wait_log('failed to start gone:gone: ')
-    listener.wait_log('; another process of its group failed to start, so it waits for the next '
-                      'tick')
+    listener.wait_log('; another process of its group failed to start; memmon tries again at '
+                      'the next tick')
     assert sorted(supervisord.states('pool').values()) == ['RUNNING', 'STOPPED']
 
 
