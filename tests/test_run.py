@@ -21,7 +21,7 @@ import memmon
     ('echo out; echo error >&2', b'', b'out\n'),
     ('echo out', b'x' * 2 ** 20, b'out\n'),  # does not read
     (['printf', '%s', '$HOME;'], b'', b'$HOME;'),
-])
+], ids=['shell', 'list', 'stderr', 'much that it does not read', 'no shell'])
 def test_run_returns_what_a_command_prints(command: str | list[str], text: bytes, printed: bytes
                                            ) -> None:
     assert memmon.run(command, RUN_SECS, text) == printed
