@@ -36,9 +36,9 @@ Usage: memmon [options]
                              tick
       --metrics FILE         after each tick, write FILE for the textfile
                              collector of Prometheus' node_exporter
-      --check                show a table of processes and limits and exit: 0 all
-                             within their limits, 1 some over, 2 memmon could
-                             not check; without limits, propose some; with
+      --check                show a table of processes and limits and exit: 0
+                             all within their limits, 1 some over, 2 memmon
+                             could not check; without limits, propose some; with
                              --metrics, check that memmon is ticking
       --config FILE          with --check: find supervisord by FILE, as
                              supervisorctl -c does

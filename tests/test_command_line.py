@@ -41,6 +41,25 @@ def test_help_shows_every_option() -> None:
         (option.letter, option.name, bool(option.parse)) for option in memmon.OPTIONS]
 
 
+def test_help_shows_the_defaults() -> None:
+    """Those of options that are off without being given need no words."""
+    text = re.sub(r'\n {29}', ' ', memmon.__doc__ or '')
+    shown = re.findall(r'^  .*--([a-z_-]+) .*\(default: (.*?)\)$', text, re.M)
+    assert shown == [(option.name, option.default) for option in memmon.OPTIONS
+                     if option.default not in (False, None, (), 0, '', float('inf'))]
+
+
+def test_help_fits_a_terminal() -> None:
+    assert max(map(len, (memmon.__doc__ or '').splitlines())) <= 80
+
+
+def test_names_of_options_are_not_taken_twice() -> None:
+    for names in ([option.letter for option in memmon.OPTIONS if option.letter],
+                  [option.name for option in memmon.OPTIONS],
+                  [option.field or option.name for option in memmon.OPTIONS]):
+        assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize('command', COMMANDS)
 def test_status_is_the_same_however_memmon_is_run(command: str) -> None:
     assert run('--version', command=command).status == 0
@@ -118,14 +137,60 @@ def test_command_lines_in_use_are_accepted(args: str) -> None:
     assert ' waits for TICK events: -' in done.stderr.splitlines()[0]
 
 
-def test_parse_args_keeps_everything() -> None:
-    options = memmon.parse_args([
-        '-n', 'shop', '-a', '1KB', '-p', 'foo=2KB', '-g', 'bar=3KB', '-c', '-v', '-s', 'mutt',
-        '-u', '1d', '-m', 'a@example.com,b@example.com', '-m', 'c@example.com',
-        '--program', 'x:y=4KB'])
-    assert [(limit.option, limit.pattern, limit.given) for limit in options.limits] == [
-        ('program', 'foo', '-p foo=2KB'), ('program', 'x:y', '--program x:y=4KB'),
-        ('groupname', 'bar', '-g bar=3KB'), ('any', '*', '-a 1KB')]
-    assert (options.cumulative, options.verbose, options.check) == (True, True, False)
-    assert options.email == ('a@example.com', 'b@example.com', 'c@example.com')
-    assert (options.sendmail_program, options.uptime, options.name) == ('mutt', 86400, 'shop')
+DEFAULTS = memmon.Options(
+    limits=(memmon.Limit('any', '*', (memmon.Size(1), None), '-a 1'),), total=None,
+    cumulative=False, kind='rss', patience=0, restarts=None, on=(), warn=0, dry_run=False, email=(),
+    sendmail_program='/usr/sbin/sendmail -t -i', uptime=float('inf'), name='', verbose=False,
+    metrics='', check=False, config='', help=False, version=False)
+LIMITS = (
+    memmon.Limit('program', 'foo', (memmon.Size(2048), None), '-p foo=2KB'),
+    memmon.Limit('program', 'x:y', None, '--program x:y=none'),
+    memmon.Limit('groupname', 'bar', (memmon.Size(0, 25), memmon.Size(0, 50)), '-g bar=25%..50%'),
+    memmon.Limit('any', '*', (memmon.Size(1024), None), '--any 1KB'),
+)
+
+
+@pytest.mark.parametrize('args, options', [
+    ('-a 1', DEFAULTS),
+    # Limits are in the order of their options, whatever the order they are given in.
+    ('--any 1KB -g bar=25%..50% -p foo=2KB --program x:y=none', DEFAULTS._replace(limits=LIMITS)),
+    ('-a 1 -a 1KB --any=1KB', DEFAULTS._replace(limits=LIMITS[3:])),
+    ('-t 80%%', DEFAULTS._replace(limits=(), total=memmon.Limit(
+        'total', '', (memmon.Size(0, 80), None), '-t 80%%'))),
+    ('-t1', DEFAULTS._replace(limits=(), total=memmon.Limit(
+        'total', '', (memmon.Size(1), None), '-t 1'))),
+    ('-a 1 -c -v', DEFAULTS._replace(cumulative=True, verbose=True)),
+    ('-cva1', DEFAULTS._replace(cumulative=True, verbose=True)),
+    ('-a 1 -k RSS -f 5m -r 3/1h -w 80 --dry-run', DEFAULTS._replace(
+        patience=300, restarts=memmon.Rate(3, 3600), warn=80, dry_run=True)),
+    ('-a 1 -o warn=a -o after=b --on warn=c', DEFAULTS._replace(
+        on=(('warn', 'a'), ('after', 'b'), ('warn', 'c')))),
+    ('-a 1 -m a@b,c@d -m e --email=f', DEFAULTS._replace(email=('a@b', 'c@d', 'e', 'f'))),
+    ('-a 1 -s mutt -u 1d -n shop', DEFAULTS._replace(
+        sendmail_program='mutt', uptime=86400, name='shop')),
+    ('-u 1d -u 2d -a 1', DEFAULTS._replace(uptime=172800)),
+    ('--check', DEFAULTS._replace(limits=(), check=True)),
+    ('--check --config /etc/x.conf', DEFAULTS._replace(
+        limits=(), check=True, config='/etc/x.conf')),
+    ('-h', DEFAULTS._replace(limits=(), help=True)),
+    ('-V', DEFAULTS._replace(limits=(), version=True)),
+])
+def test_parse_args(args: str, options: memmon.Options) -> None:
+    assert memmon.parse_args(args.split()) == options
+
+
+@pytest.mark.parametrize('args', ['', '-a none', '-p web=none -g web=none -a none', '-m root',
+                                  '--dry-run', '-v'])
+def test_nothing_to_watch_is_an_error(args: str) -> None:
+    with pytest.raises(memmon.UsageError) as error:
+        memmon.parse_args(args.split())
+    assert str(error.value) == NO_LIMIT
+
+
+@pytest.mark.parametrize('args', [
+    '--config x -a 1', '--config x -h', '-a', '--con', '-k uss -a 1', '--metrics= -a 1', '-a 1 -',
+])
+def test_command_line_that_makes_no_sense_is_an_error(args: str) -> None:
+    with pytest.raises(memmon.UsageError) as error:
+        memmon.parse_args(args.split())
+    assert str(error.value).isprintable()
