@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 import os
@@ -180,7 +181,9 @@ def test_shortage_ends_no_memmon(
             memmon.send()
             supervisord.call('stopProcess', 'other')  # so that there is something new to ask
             supervisord.call('startProcess', 'other')
-        resource.prlimit(memmon.pid, limit, (soft, hard))
+        for pid in [memmon.pid, *memmon.workers()]:  # which have inherited it
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, limit, (soft, hard))
         memmon.wait_idle()
         memmon.send()
         supervisord.wait_new_pid(f'big{number}', big)
