@@ -127,8 +127,10 @@ def parse_quantity(text: str, units: Mapping[str, int]) -> int:
 
     Raises ValueError unless that is 1 or more.
     """
-    match = re.fullmatch(r'\s*\+?([0-9]{0,15}\.?[0-9]{1,15})\s*([A-Za-z]*)\s*', text)
-    quantity = int(Decimal(match.group(1)) * units[match.group(2).upper()]) if match else 0
+    match = re.fullmatch(r'\s*\+?([0-9]{0,30})(?:\.([0-9]{1,15}))?\s*([A-Za-z]*)\s*', text)
+    whole, fraction, unit = match.groups('') if match else ('', '', '')
+    digits = whole + fraction or '0'
+    quantity: int = int(digits) * units[unit.upper()] // 10 ** len(fraction)
     if quantity < 1:
         raise ValueError
     return quantity
