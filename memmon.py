@@ -2746,7 +2746,7 @@ class Listener:
         failures, self.failures = self.failures, self.failures + 1 if failure else 0
         if failure:
             subject = 'nothing could be checked at two ticks in a row' if failures == 1 else ''
-            is_known = self.watch.hidden and not subject  # the log has named what is hidden
+            is_known = failure.endswith(HIDDEN) and not subject  # the log has named what is hidden
             return [News(logging.DEBUG if is_known else logging.ERROR,
                          f'nothing checked at this tick: {failure}', subject)]
         if failures > 1:

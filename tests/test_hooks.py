@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -459,6 +460,14 @@ def test_ticks_at_which_nothing_could_be_checked(ticks: str, subjects: list[str]
     listener = memmon.Listener(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'))
     news = [item for tick in ticks for item in listener.news_of_failure('why' * (tick == 'x'))]
     assert [item.subject for item in news] == subjects
+
+
+def test_failure_is_an_error_though_a_process_was_hidden_before() -> None:
+    listener = memmon.Listener(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'))
+    listener.watch.hidden = [('big:big', 1)]
+    news = [item for _ in range(4) for item in listener.news_of_failure('why')]
+    assert [(item.level, item.line) for item in news] == [
+        (logging.ERROR, 'nothing checked at this tick: why')] * 4
 
 
 def can_unshare() -> bool:
