@@ -58,7 +58,7 @@ def path_to_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def obedient(name: str, file: str = '') -> str:
-    """Return a recipe of supervisord.conf for a program that is as large as NAME.mb says."""
+    """Return a section of supervisord.conf for a program that is as large as NAME.mb says."""
     return section(name, command=f'{sys.executable} {OBEDIENT} {file or name}.mb')
 
 
