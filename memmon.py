@@ -1,66 +1,12 @@
-"""memmon is a supervisor event listener. On each TICK event it looks at the
-memory (RSS) of supervisord's child processes and restarts those that use more
-than they are allowed. supervisord starts it from a section like this:
+"""memmon is a supervisor event listener. On each TICK event it looks at the memory of
+supervisord's child processes and restarts those that use more than they are allowed.
 
-    [eventlistener:memmon]
-    command=memmon -a 200MB -m bob@example.com
-    events=TICK_60
-
-Usage: memmon [options]
-
-  -p, --program NAME=SIZE    limit each process of a program; NAME is a program
-                             or a namespec, GROUP:NAME
-  -g, --groupname NAME=SIZE  limit each process of a group
-  -a, --any SIZE             limit every child of supervisord
-  -t, --total SIZE           limit all programs together; restart the largest
-  -c, --cumulative           count a process together with all its descendants
-  -k, --kind KIND            count rss, or pss, which counts shared memory once
-                             (default: rss)
-  -f, --for DURATION         restart a process only after it has been over
-                             its limit for this long
-  -r, --restarts N/DURATION  restart a process at most N times in DURATION: 3/1h
-  -o, --on EVENT=COMMAND     run COMMAND at an EVENT: before (a restart; exit
-                             status 75 puts it off), after, failed, held, warn
-  -w, --warn PERCENT         report once when a process reaches PERCENT of its
-                             limit
-      --dry-run              report what would be restarted; restart nothing
-  -m, --email ADDRESS        mail ADDRESS about restarts and failures; separate
-                             several with commas, or repeat the option
-  -s, --sendmail_program COMMAND
-                             pipe mail to COMMAND
-                             (default: /usr/sbin/sendmail -t -i)
-  -u, --uptime DURATION      mail about a restart only if the process had been
-                             up no longer than this
-  -n, --name TEXT            put [TEXT] into the subjects of mails
-  -v, --verbose              log the memory and limit of each process at each
-                             tick
-      --metrics FILE         after each tick, write FILE for the textfile
-                             collector of Prometheus' node_exporter
-      --check                show a table of processes and limits and exit: 0
-                             all within their limits, 1 some over, 2 memmon
-                             could not check; without limits, propose some; with
-                             --metrics, check that memmon is ticking
-      --config FILE          with --check: find supervisord by FILE, as
-                             supervisorctl -c does
-  -h, --help                 show this help and exit
-  -V, --version              show the version and exit
-
-SIZE is a number of bytes, or a number with KB, MB, GB or TB, in powers of 1024:
-200MB, 1.5GB; or a percentage of the memory of the machine or container: 25%; or
-none, to exempt what a wider option covers; or two sizes, 200MB..300MB: over the
-first, -f applies; over the second, memmon acts at once. DURATION is a number of
-seconds, or a number with s, m, h or d: 90, 5m, 1.5h, 1d. -p and -g can be
-repeated. NAME may be a shell pattern: 'queue:*', 'web-?'.
-
-Exactly one limit applies to a process: -p takes precedence over -g, and -g over
--a; an exact name over a pattern; then the first given. memmon never restarts
-itself, nor a process that is over its limit as soon as it has been restarted.
+The way down this file is the way of the data: an event makes the listener look, a look gives
+Readings, judge() says what follows from each, workers restart, and reports tell of it.
 """
 
 from __future__ import annotations
 
-import array
-import collections
 import configparser
 import contextlib
 import datetime
@@ -69,36 +15,37 @@ import email.header
 import email.message
 import email.utils
 import fnmatch
-import functools
+import gc
 import getopt
 import http.client
-import itertools
+import json
 import logging
+import math
 import os
 import re
 import select
+import selectors
 import shlex
 import shutil
 import signal
 import socket
-import struct
+import stat
 import subprocess
 import sys
-import threading
+import tempfile
+import textwrap
 import time
 import urllib.parse
-from decimal import ROUND_CEILING, Decimal
 from types import FrameType
-from typing import (Any, Callable, Iterable, Mapping, NamedTuple, Optional, Protocol,
-                    Sequence,
-                    TextIO, Tuple, get_type_hints)
+from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Protocol,
+                    Sequence, TextIO, Tuple, get_type_hints)
 from xmlrpc.client import Fault, ProtocolError
 
 from supervisor import childutils
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults
 
-__version__ = '1.1.0'
+__version__ = '2.0.0'
 
 log = logging.getLogger('memmon')
 
@@ -106,10 +53,28 @@ PS_TIMEOUT_SECS = 10
 RPC_TIMEOUT_SECS = 10
 MAIL_TIMEOUT_SECS = 30
 COMMAND_TIMEOUT_SECS = 600
-KILL_TIMEOUT_SECS = 1
 
 
 # Values: a string in, a value or a ValueError out; and back, for people to read.
+
+KB, MB = 2 ** 10, 2 ** 20
+SIZE_UNITS = {'': 1, 'KB': KB, 'MB': MB, 'GB': 2 ** 30, 'TB': 2 ** 40}
+DURATION_UNITS = {'': 1, 'S': 1, 'M': 60, 'H': 60 * 60, 'D': 24 * 60 * 60}
+
+
+class Size(NamedTuple):
+    """A number of bytes, or a percentage of the memory of the machine or container."""
+
+    bytes: float  # inf: no limit
+    percent: float = 0
+
+    def in_bytes(self, machine: int) -> float:
+        """Return the size where there are so many bytes of memory."""
+        return int(machine * self.percent / 100) if self.percent else self.bytes
+
+
+NO_SIZE = Size(math.inf)
+
 
 class Rate(NamedTuple):
     """At most so many times within so many seconds."""
@@ -118,30 +83,24 @@ class Rate(NamedTuple):
     secs: int
 
 
-SIZE_UNITS = {'': 1, 'KB': 2 ** 10, 'MB': 2 ** 20, 'GB': 2 ** 30, 'TB': 2 ** 40}
-DURATION_UNITS = {'': 1, 'S': 1, 'M': 60, 'H': 60 * 60, 'D': 24 * 60 * 60}
-
-
 def parse_quantity(text: str, units: Mapping[str, int]) -> int:
-    """Return NUMBER [UNIT] in whole base units, where NUMBER is 90, 1.5 or .5.
-
-    Raises ValueError unless that is 1 or more.
-    """
-    match = re.fullmatch(r'\s*\+?([0-9]{0,30})(?:\.([0-9]{1,15}))?\s*([A-Za-z]*)\s*', text)
-    whole, fraction, unit = match.groups('') if match else ('', '', '')
-    digits = whole + fraction or '0'
-    quantity: int = int(digits) * units[unit.upper()] // 10 ** len(fraction)
+    """Return NUMBER[UNIT] in whole base units. Raises ValueError unless that is 1 or more."""
+    match = re.fullmatch(r'\s*\+?([0-9]{1,15}|[0-9]{0,15}\.[0-9]{1,9})\s*([A-Z]*)\s*',
+                         text.upper())
+    if not match or match.group(2) not in units:
+        raise ValueError
+    whole, _, decimals = match.group(1).partition('.')
+    quantity: int = int(whole + decimals) * units[match.group(2)] // 10 ** len(decimals)
     if quantity < 1:
         raise ValueError
     return quantity
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of NUMBER[KB|MB|GB|TB], where the B may be left out. Raises ValueError."""
-    short_units = {unit[:1]: size for unit, size in SIZE_UNITS.items()}
+    """Return the bytes of NUMBER[K|M|G|T][i][B], in powers of 1024. Raises ValueError."""
     try:
-        return parse_quantity(text, {**SIZE_UNITS, **short_units})
-    except (KeyError, ValueError):
+        return parse_quantity(re.sub(r'([KMGT])I?B?\s*$', r'\1B', text.upper()), SIZE_UNITS)
+    except ValueError:
         raise ValueError(f'{text!r} is not a size: give a number of bytes above 0, '
                          'or a number with KB, MB, GB or TB, such as 200MB') from None
 
@@ -152,20 +111,9 @@ def parse_duration(text: str) -> int:
         secs = parse_quantity(text, DURATION_UNITS)
         datetime.timedelta(seconds=secs)
         return secs
-    except (KeyError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         raise ValueError(f'{text!r} is not a duration: give a number of seconds above 0, '
                          'or a number with s, m, h or d, such as 5m') from None
-
-
-class Size(NamedTuple):
-    """A number of bytes, or a percentage of the memory of the machine or container."""
-
-    size: int  # bytes; 0 if it is a percentage
-    percent: float = 0
-
-    def in_bytes(self, machine: int) -> int:
-        """Return the size where there are so many bytes of memory."""
-        return int(machine * self.percent / 100) if self.percent else self.size
 
 
 def parse_percent(text: str) -> float:
@@ -177,59 +125,52 @@ def parse_percent(text: str) -> float:
     return percent
 
 
-def parse_share(text: str) -> Size:
-    """Return the size of SIZE or PERCENT%. Raises ValueError."""
-    return Size(0, parse_percent(text)) if '%' in text else Size(parse_size(text))
+def parse_limit(text: str) -> tuple[Size, Size]:
+    """Return the soft and the hard size of SIZE, SIZE..SIZE or none. Raises ValueError."""
+    if text.strip().lower() == 'none':
+        return NO_SIZE, NO_SIZE
+    soft, *hard = [Size(0, parse_percent(part)) if '%' in part else Size(parse_size(part))
+                   for part in text.split('..', 1)]
+    if hard and bool(soft.percent) == bool(hard[0].percent) and hard[0] < soft:
+        raise ValueError(f'{text!r} has its sizes in the wrong order: the hard one, at which '
+                         'memmon no longer waits, must not be below the soft one')
+    return soft, hard[0] if hard else NO_SIZE
 
 
-def parse_sizes(text: str) -> tuple[Size, Size | None]:
-    """Return the one or two sizes of SHARE or SHARE..SHARE. Raises ValueError."""
-    first, dots, second = text.partition('..')
-    if not dots:
-        return parse_share(text), None
-    size, urgent = parse_share(first), parse_share(second)
-    if bool(size.percent) == bool(urgent.percent) and urgent < size:
-        raise ValueError(f'{text!r} has its sizes in the wrong order: the second one, at which '
-                         'memmon no longer waits, must not be below the first')
-    return size, urgent
-
-
-Sizes = Optional[Tuple[Size, Optional[Size]]]  # None: exempt
-
-
-def parse_limit(text: str) -> Sizes:
-    """Return the sizes of SHARE or SHARE..SHARE, or None for none. Raises ValueError."""
-    return None if text.strip().lower() == 'none' else parse_sizes(text)
-
-
-def parse_name_and_limit(text: str) -> tuple[str, Sizes]:
+def parse_name_and_limit(text: str) -> tuple[str, Size, Size]:
     """Return the name and the sizes of NAME=LIMIT. Raises ValueError."""
     name, _, limit = text.rpartition('=')
     if not name.strip():
         raise ValueError(f'{text!r} is not NAME=SIZE, such as web=200MB')
-    return name.strip(), parse_limit(limit)
+    return (name.strip(), *parse_limit(limit))
 
 
-def parse_any(text: str) -> tuple[str, Sizes]:
+def parse_any(text: str) -> tuple[str, Size, Size]:
     """Return the pattern of all names, and the sizes of LIMIT. Raises ValueError."""
-    return '*', parse_limit(text)
+    return ('*', *parse_limit(text))
 
 
-def parse_total(text: str) -> tuple[str, Sizes]:
-    """Return no name, and the sizes of SHARE or SHARE..SHARE. Raises ValueError."""
-    if text.strip().lower() == 'none':
+def parse_total(text: str) -> tuple[str, Size, Size]:
+    """Return no name, and the sizes of SIZE or SIZE..SIZE. Raises ValueError."""
+    soft, hard = parse_limit(text)
+    if soft == NO_SIZE:
         raise ValueError("'none' is not a limit for the total: give a size, such as 85%")
-    return '', parse_sizes(text)
+    return '', soft, hard
 
 
-def parse_kind(text: str) -> str:
-    """Return rss or pss. Raises ValueError."""
-    kind = text.strip().lower()
-    if kind not in ('rss', 'pss'):
-        raise ValueError(f'{text!r} is not a kind of memory: give rss, or pss')
-    if kind == 'pss' and not os.path.exists('/proc/self/smaps_rollup'):
-        raise ValueError('this system does not report PSS: there is no /proc/self/smaps_rollup')
-    return kind
+def parse_measure(text: str) -> str:
+    """Return the key of a row of MEASURES that this system can read. Raises ValueError."""
+    key = text.strip().lower()
+    if key not in MEASURES:
+        raise ValueError(f'{text!r} is not a measure of memory: give rss, pss or private')
+    fields = MEASURES[key].fields
+    try:
+        if not fields or read_rollup(os.getpid(), fields) is not None:
+            return key
+    except OSError:
+        pass
+    raise ValueError(f'this system does not report {" and ".join(fields)} in '
+                     '/proc/PID/smaps_rollup: use -k rss' + ' or pss' * (key == 'private'))
 
 
 def parse_rate(text: str) -> Rate:
@@ -252,24 +193,10 @@ def parse_on(text: str) -> tuple[tuple[str, str]]:
     return ((event.strip(), command),)
 
 
-def parse_line(text: str) -> str:
-    """Return a text that fits on one line. Raises ValueError."""
-    if not text.isprintable():
+def parse_text(text: str) -> str:
+    """Return a text that is not empty and fits on one line. Raises ValueError."""
+    if not text.strip() or not re.fullmatch('[^\\0-\\x1f\\x7f]*', text):
         raise ValueError(f'{text!r} is not one line of text')
-    return text
-
-
-def parse_command(text: str) -> str:
-    """Return a command for the shell. Raises ValueError."""
-    if not text.strip():
-        raise ValueError('the command is empty')
-    return text
-
-
-def parse_file(text: str) -> str:
-    """Return the name of a file. Raises ValueError."""
-    if not text or '\0' in text:
-        raise ValueError(f'{text!r} is not the name of a file')
     return text
 
 
@@ -279,24 +206,23 @@ def parse_metrics(text: str) -> str:
         import prometheus_client  # noqa: F401  Imported here: costs 10 MB and is rarely needed.
     except ImportError:
         raise ValueError("this needs prometheus_client: pip install 'memmon[metrics]'") from None
-    return parse_file(text)
-
-
-ADDRESS = r'[!#-\'*+\-./-9=?A-Z^-~]+(@[!#-\'*+\-./-9=?A-Z^-~]+)?'
-# Without quotes, a name holds nothing that means something else in a header: RFC 5322, 3.2.3.
-NAME = r'("[^"\\]*"\s*|[^"<>,@()\[\]:;\\]*)'
-MAILBOX = rf'\s*({ADDRESS}|{NAME}<{ADDRESS}>)\s*'
+    return parse_text(text)
 
 
 def parse_addresses(text: str) -> tuple[str, ...]:
-    """Return the addresses of MAILBOX[,MAILBOX]..., each ADDRESS or NAME <ADDRESS>.
+    """Return the addresses of ADDRESS[,ADDRESS]..., where each may be NAME <ADDRESS>.
 
     Raises ValueError.
     """
-    text = parse_line(text).strip(' ,')
-    if not re.fullmatch(rf'{MAILBOX}(,{MAILBOX})*', text):
+    parts = list(filter(None, map(str.strip, re.findall('(?:"[^"]*"|[^",])+', parse_text(text)))))
+    pairs = email.utils.getaddresses(parts)
+    # Atoms of RFC 5322, section 3.2.3; a user of this host needs no domain.
+    atoms = re.compile(r"[\w!#$%&'*+./=?^`{|}~-]+(@[\w!#$%&'*+./=?^`{|}~-]+)?", re.ASCII)
+    if not parts or len(pairs) != len(parts) or not all(
+            atoms.fullmatch(address) and (part == address or part.endswith(f'<{address}>'))
+            for part, (_, address) in zip(parts, pairs)):
         raise ValueError(f'{text!r} is not an email address, nor several separated by commas')
-    return tuple(email.utils.formataddr(pair) for pair in email.utils.getaddresses([text]))
+    return tuple(email.utils.formataddr(pair) for pair in pairs)
 
 
 def format_size(size: float) -> str:
@@ -314,10 +240,23 @@ def format_duration(secs: float) -> str:
     return str(datetime.timedelta(seconds=max(0, int(secs))))
 
 
-def first_and_last_line(error: object) -> str:
-    """Return what an error says on one line: of several lines the first and the last."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ' ... '.join(lines[:1] + lines[1:][-1:]) or type(error).__name__
+def short_duration(secs: int) -> str:
+    """Return seconds as an option takes them, such as 1h."""
+    unit, count = next((unit, count) for unit, count in reversed(list(DURATION_UNITS.items()))
+                       if unit and secs % count == 0)
+    return f'{secs // count}{unit.lower()}'
+
+
+def one_line(value: object) -> str:
+    """Return a text as one line that no terminal takes for more: of several the first and last."""
+    lines = [line.strip() for line in str(value).splitlines() if line.strip()]
+    name = type(value).__name__ if isinstance(value, Exception) else ''
+    return printable(' ... '.join(lines[:1] + lines[1:][-1:]) or name)
+
+
+def printable(text: str) -> str:
+    """Escape what is not printable in a text, such as ESC or an override of the direction."""
+    return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 # Options: the arguments in, one immutable Options or a UsageError out.
@@ -327,32 +266,33 @@ class UsageError(Exception):
 
 
 class Limit(NamedTuple):
-    """The sizes that processes must not exceed, and the option that set them."""
+    """What processes may use, and the option that says so."""
 
     option: str   # the option's long name: program, groupname, any or total
     pattern: str  # of the names that it covers
-    sizes: Sizes
+    soft: Size
+    hard: Size
     given: str    # the option as it was given, such as -p web=200MB
 
 
 class Options(NamedTuple):
     """The command line as parse_args read it."""
 
-    limits: tuple[Limit, ...]
-    total: Limit | None
+    limits: Tuple[Limit, ...]
+    total: Optional[Limit]
     cumulative: bool
-    kind: str
-    patience: int  # seconds
-    restarts: Rate | None
-    on: tuple[tuple[str, str], ...]  # events and commands
-    warn: float                      # percent; 0: never
+    kind: str                        # a key of MEASURES
+    patience: int                    # seconds
+    restarts: Optional[Rate]
     dry_run: bool
-    email: tuple[str, ...]
+    on: Tuple[Tuple[str, str], ...]  # events and commands
+    warn: float                      # percent; 0: never
+    email: Tuple[str, ...]
     sendmail_program: str
-    uptime: float  # seconds
+    uptime: float                    # seconds
     name: str
-    verbose: bool
     metrics: str
+    verbose: bool
     check: bool
     config: str
     help: bool
@@ -362,72 +302,137 @@ class Options(NamedTuple):
 class Option(NamedTuple):
     """A row of the table of options; without a parser it is a flag."""
 
+    heading: str    # of the part of the help that it stands in
     letter: str
     name: str
-    parse: Callable[[str], Any] | None = None
+    argument: str
+    help: str
+    parse: Optional[Callable[[str], Any]] = None
     default: Any = False
     repeats: bool = False
     field: str = ''  # of Options; if empty, the name
 
+    @property
+    def flags(self) -> str:
+        """The option as the help shows it, such as -a, --any SIZE."""
+        letter = f'-{self.letter}, ' if self.letter else '    '
+        return f'{letter}--{self.name} {self.argument}'.rstrip()
+
 
 # getopt accepts any unambiguous prefix of a long option, --group and --sendmail among them.
 OPTIONS = (
-    Option('p', 'program', parse_name_and_limit, default=(), repeats=True),
-    Option('g', 'groupname', parse_name_and_limit, default=(), repeats=True),
-    Option('a', 'any', parse_any, default=()),
-    Option('t', 'total', parse_total, default=()),
-    Option('c', 'cumulative'),
-    Option('k', 'kind', parse_kind, default='rss'),
-    Option('f', 'for', parse_duration, default=0, field='patience'),
-    Option('r', 'restarts', parse_rate, default=None),
-    Option('o', 'on', parse_on, default=(), repeats=True),
-    Option('w', 'warn', parse_percent, default=0),
-    Option('', 'dry-run', field='dry_run'),
-    Option('m', 'email', parse_addresses, default=(), repeats=True),
-    Option('s', 'sendmail_program', parse_command, default='/usr/sbin/sendmail -t -i'),
-    Option('u', 'uptime', parse_duration, default=float('inf')),
-    Option('n', 'name', parse_line, default=''),
-    Option('v', 'verbose'),
-    Option('', 'metrics', parse_metrics, default=''),
-    Option('', 'check'),
-    Option('', 'config', parse_file, default=''),
-    Option('h', 'help'),
-    Option('V', 'version'),
+    Option('Limits', 'p', 'program', 'NAME=SIZE', 'limit each process of a program; NAME is a '
+           'program or a namespec, GROUP:NAME', parse_name_and_limit, (), True),
+    Option('Limits', 'g', 'groupname', 'NAME=SIZE', 'limit each process of a group',
+           parse_name_and_limit, (), True),
+    Option('Limits', 'a', 'any', 'SIZE', 'limit every child of supervisord', parse_any, ()),
+    Option('Limits', 't', 'total', 'SIZE', 'limit all of them together; restart the largest',
+           parse_total, ()),
+    Option('Limits', 'c', 'cumulative', '', 'count a process with all its descendants'),
+    Option('Limits', 'k', 'kind', 'KIND', 'count rss (default), pss (shared memory once), or '
+           'private (no file pages, but swap)', parse_measure, 'rss'),
+    Option('When to restart', 'f', 'for', 'DURATION', 'only after it has been over its limit for '
+           'this long', parse_duration, 0, False, 'patience'),
+    Option('When to restart', 'r', 'restarts', 'N/DURATION', 'at most N times in DURATION: 3/1h',
+           parse_rate, None),
+    Option('When to restart', '', 'dry-run', '', 'never: report what would be restarted',
+           field='dry_run'),
+    Option('Telling', 'o', 'on', 'EVENT=COMMAND', 'run COMMAND before or after a restart (before '
+           'postpones it with exit status 75), or when one has failed, is held by -r, or on warn',
+           parse_on, (), True),
+    Option('Telling', 'w', 'warn', 'PERCENT', 'report once when PERCENT of a limit is used',
+           parse_percent, 0),
+    Option('Telling', 'm', 'email', 'ADDRESS', 'mail about restarts and failures; several '
+           'addresses with commas, or repeat it', parse_addresses, (), True),
+    Option('Telling', 's', 'sendmail_program', 'COMMAND', 'pipe mail to COMMAND (default: '
+           '/usr/sbin/sendmail -t -i)', parse_text, '/usr/sbin/sendmail -t -i'),
+    Option('Telling', 'u', 'uptime', 'DURATION', 'mail about a restart only if the process had '
+           'been up no longer than this', parse_duration, math.inf),
+    Option('Telling', 'n', 'name', 'TEXT', 'put [TEXT] into the subjects of mails', parse_text,
+           ''),
+    Option('Telling', '', 'metrics', 'FILE', 'at each tick, write FILE for node_exporter',
+           parse_metrics, ''),
+    Option('Telling', 'v', 'verbose', '', 'log what each process uses, at each look'),
+    Option('Looking', '', 'check', '', 'show processes and limits, or propose limits, and exit: '
+           '0 within, 1 over, 2 cannot check; with --metrics, check that memmon ticks'),
+    Option('Looking', '', 'config', 'FILE', 'with --check: find supervisord by FILE', parse_text,
+           ''),
+    Option('Looking', 'h', 'help', '', 'show this help and exit'),
+    Option('Looking', 'V', 'version', '', 'show the version and exit'),
 )
 LIMIT_OPTIONS = ('program', 'groupname', 'any')  # the most specific first
+
+HELP = """\
+memmon is a supervisor event listener. On each TICK event it restarts those of
+supervisord's child processes that use more memory than they are allowed:
+
+  [eventlistener:memmon]
+  command=memmon -a 200MB -m bob@example.com
+  events=TICK_60
+{options}
+
+SIZE is a number of bytes, or one with KB, MB, GB or TB, in powers of 1024:
+200MB, 1.5GB; 25% of the memory of the machine or container; none, to exempt; or
+SOFT..HARD, 200MB..300MB: -f and before can postpone a restart until HARD.
+DURATION is in seconds, or has s, m, h or d. -p and -g can be repeated, and NAME
+may be a shell pattern: 'queue:*'. -p wins over -g over -a, a name over a
+pattern, then the first. A process over its limit again within ten minutes of
+its restart is left alone until it has grown by half. See man memmon.
+"""
+
+
+def format_help() -> str:
+    """Return the text of --help: at most 60 lines of at most 80 columns."""
+    lines: list[str] = []
+    heading = ''
+    for option in OPTIONS:
+        if option.heading != heading:
+            heading = option.heading
+            lines += ['', f'{heading}:']
+        words = textwrap.wrap(option.help, 80 - 27)
+        lines.append(f'  {option.flags}'.ljust(27) + words.pop(0) if len(option.flags) < 25
+                     else f'  {option.flags}')
+        lines += [' ' * 27 + line for line in words]
+    return HELP.replace('{options}', '\n'.join(lines))
 
 
 def parse_args(argv: Sequence[str]) -> Options:
     """Return the options that the arguments ask for. Raises UsageError."""
-    letters = ''.join(option.letter + ':' * bool(option.parse)
-                      for option in OPTIONS if option.letter)
+    letters = ''.join(option.letter + ':' * bool(option.parse) for option in OPTIONS
+                      if option.letter)
     names = [option.name + '=' * bool(option.parse) for option in OPTIONS]
     try:
         pairs, rest = getopt.getopt(list(argv), letters, names)
     except getopt.GetoptError as error:
-        raise UsageError(f'{error}; memmon --help lists the options') from None
+        raise UsageError(f'{one_line(error)}; memmon --help lists the options') from None
     if rest:
-        hint = ('each NAME=SIZE needs a -p or -g of its own' if '=' in rest[0]
-                else 'memmon --help lists the options')
-        raise UsageError(f'{rest[0]!r} belongs to no option: {hint}')
-    values = {option.name: option.default for option in OPTIONS}
+        raise UsageError(f'unexpected argument {rest[0]!r}: {hint_at(pairs, rest)}')
+    values: dict[str, Any] = {option.field or option.name: option.default for option in OPTIONS}
     for flag, text in pairs:
         option = next(option for option in OPTIONS
                       if flag in (f'-{option.letter}', f'--{option.name}'))
-        value = parse_value(option, flag, text)
-        values[option.name] = values[option.name] + value if option.repeats else value
-    limits = (*values['program'], *values['groupname'], *values['any'])
-    total = values['total'][0] if values['total'] else None
-    is_watching = total or any(limit.sizes for limit in limits)
-    if not (is_watching or values['check'] or values['help'] or values['version']):
+        field, value = option.field or option.name, parse_value(option, flag, text)
+        values[field] = values[field] + value if option.repeats else value
+    values['limits'] = sum((values.pop(name) for name in LIMIT_OPTIONS), ())
+    values['total'] = values['total'][0] if values['total'] else None
+    options = Options(**values)
+    watches = options.total or any(limit.soft != NO_SIZE for limit in options.limits)
+    if not (watches or options.check or options.help or options.version):
         raise UsageError('nothing to watch: give a limit with -p, -g, -a or -t, such as -a 200MB; '
                          'see memmon --help')
-    if values['config'] and not values['check']:
+    if options.config and not options.check:
         raise UsageError('--config goes with --check: supervisord tells a listener where it is')
-    fields: dict[str, Any] = {option.field or option.name: values[option.name]
-                              for option in OPTIONS}
-    fields.update(limits=limits, total=total)
-    return Options(**{name: fields[name] for name in Options._fields})
+    return options
+
+
+def hint_at(pairs: Sequence[tuple[str, str]], rest: Sequence[str]) -> str:
+    """Return what to write instead of an argument that belongs to no option."""
+    if '=' in rest[0]:
+        return 'each NAME=SIZE needs a -p or -g of its own'
+    flag, name = pairs[-1] if pairs else ('', '')
+    if flag in ('-p', '-g', '--program', '--groupname') and '=' not in name:
+        return f'write {flag} {name}={rest[0]}'
+    return 'memmon --help lists the options'
 
 
 def parse_value(option: Option, flag: str, text: str) -> Any:
@@ -437,11 +442,24 @@ def parse_value(option: Option, flag: str, text: str) -> Any:
     try:
         value = option.parse(text)
     except ValueError as error:
-        raise UsageError(f'{flag}: {error}') from None
+        raise UsageError(f'{flag}: {one_line(error)}') from None
     if option.name in (*LIMIT_OPTIONS, 'total'):
-        pattern, sizes = value
-        return (Limit(option.name, pattern, sizes, f'{flag} {text}'),)
+        pattern, soft, hard = value
+        return (Limit(option.name, pattern, soft, hard, one_line(f'{flag} {text}')),)
     return value
+
+
+def tiny_limits(options: Options) -> list[str]:
+    """Return a sentence for each limit below 1 MB, which was perhaps meant to be in MB."""
+    limits = [*options.limits, *([options.total] if options.total else [])]
+    return [f'{limit.given} is {size.bytes:.0f} bytes; did you mean {meant_size(size.bytes)}?'
+            for limit in limits for size in (limit.soft, limit.hard)
+            if not size.percent and size.bytes < MB]
+
+
+def meant_size(size: float) -> str:
+    """Return the size that somebody meant who forgot the unit, or took too small a one."""
+    return f'{size / KB if size % KB == 0 else size:.0f}MB'
 
 
 # Commands: running one, its input, its time limit, its end.
@@ -454,12 +472,12 @@ class CommandError(Exception):
         self.status = status
 
 
-def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
-        output: int = subprocess.PIPE, env: Mapping[str, str] | None = None) -> bytes:
+def run(command: str | list[str], timeout_secs: float, text: bytes = b'', output: int | None = None,
+        env: Mapping[str, str] | None = None) -> bytes:
     """Run a command with text on its standard input; return what it printed if output is PIPE.
 
-    A string is for the shell. The command gets a session of its own, of which nothing is left
-    when time is up, but for what may not be killed. Raises OSError and CommandError.
+    A string is for the shell. When time is up, the process group of its session is killed.
+    Raises OSError and CommandError.
     """
     child = subprocess.Popen(command, shell=isinstance(command, str), start_new_session=True,
                              stdin=subprocess.PIPE, stdout=output, env=env,
@@ -467,11 +485,16 @@ def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
     try:
         printed, _ = child.communicate(text, timeout_secs)
     except subprocess.TimeoutExpired:
-        raise CommandError(f'not done after {timeout_secs} seconds, {kill(child)}') from None
+        with contextlib.suppress(OSError):  # what runs through sudo cannot be killed
+            os.killpg(child.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(1)
+        raise CommandError(f'killed after {timeout_secs} seconds') from None
     finally:
         for pipe in (child.stdin, child.stdout):
             if pipe:
-                pipe.close()
+                with contextlib.suppress(OSError):
+                    pipe.close()
     if child.returncode < 0:
         raise CommandError(f'killed by signal {-child.returncode}')
     if child.returncode:
@@ -479,68 +502,52 @@ def run(command: str | list[str], timeout_secs: int, text: bytes = b'',
     return printed or b''
 
 
-def kill(child: subprocess.Popen[bytes]) -> str:
-    """Kill a child and its session, without waiting for it for ever; return what became of it.
-
-    What another user runs, through sudo, cannot be killed, nor what hangs in the kernel.
-    """
-    kill_session(child.pid)
-    try:
-        child.wait(KILL_TIMEOUT_SECS)
-        return 'so killed'
-    except subprocess.TimeoutExpired:
-        return 'and cannot be killed'
-
-
-def kill_session(session: int) -> None:
-    """Kill all processes of a session; where there is no /proc, of its first process group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(session, signal.SIGKILL)
-    with contextlib.suppress(FileNotFoundError):
-        for pid in map(int, filter(str.isdigit, os.listdir('/proc'))):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getsid(pid) == session:
-                    os.kill(pid, signal.SIGKILL)
-
-
-def run_for_user(command: str, timeout_secs: int, text: bytes = b'',
+def run_for_user(command: str, timeout_secs: float, text: bytes = b'',
                  variables: Mapping[str, str] | None = None) -> None:
-    """Run a shell command of the user as run does, and copy what it prints to stderr.
+    """Run a shell command of the user's, whose output goes where the log goes.
 
-    Variables are added to its environment, from which supervisord's password is taken. The copying
-    is ours: a command that printed to a stderr which supervisord has closed would be killed by
-    SIGPIPE.
+    Variables are added to its environment, from which supervisord's password is taken. Raises
+    OSError, ValueError and CommandError.
     """
     env = {**os.environ, **(variables or {})}
     env.pop('SUPERVISOR_PASSWORD', None)
-    reader, writer = os.pipe()
-    relay = threading.Thread(target=copy_to_stderr, args=(reader,), daemon=True)
-    try:
-        relay.start()
-    except RuntimeError:  # no room for a thread: the command matters more than what it prints
-        os.close(reader)
-        os.close(writer)
-        run(command, timeout_secs, text, subprocess.DEVNULL, env)
-        return
-    try:
-        run(command, timeout_secs, text, writer, env)
-    finally:
-        os.close(writer)
-        relay.join(1)  # longer only if something in the background still holds the pipe
+    with open(os.devnull, 'w') as null:
+        run(command, timeout_secs, text, 2 if stderr_has_reader() else null.fileno(), env)
 
 
-def copy_to_stderr(reader: int) -> None:
-    """Copy a pipe to stderr until it ends, even where stderr is closed, full or gone."""
-    with open(reader, 'rb', buffering=0) as pipe:
-        for piece in iter(lambda: pipe.read(65536), b''):
-            with contextlib.suppress(OSError):
-                os.write(2, piece)
+def stderr_has_reader() -> bool:
+    """Tell whether somebody reads stderr: a command that prints would be killed by SIGPIPE."""
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    return not any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
 
 
 # Measure: what processes use.
 
 class MeasureError(Exception):
     """Why the memory of the processes is not known."""
+
+
+class Measure(NamedTuple):
+    """What is counted: a row of MEASURES."""
+
+    name: str                # for people
+    fields: Tuple[str, ...]  # of smaps_rollup, which are added up; none: the RSS counts
+
+
+# See proc(5). A leak is made of what is private: file pages are dropped when there is no room.
+MEASURES = {
+    'rss': Measure('RSS', ()),
+    'pss': Measure('PSS', ('Pss',)),
+    'private': Measure('private memory', ('Pss_Anon', 'Pss_Shmem', 'SwapPss')),
+}
+# Swap is no part of the memory of a container.
+TOTAL_MEASURES = {**MEASURES, 'rss': MEASURES['pss'],
+                  'private': Measure('private memory', ('Pss_Anon', 'Pss_Shmem'))}
+DEAR_SECS = 1  # what a look may take for smaps_rollup, which takes some 10 ms for each GB
+
+PAGE_BYTES = os.sysconf('SC_PAGE_SIZE')
+GONE = (FileNotFoundError, ProcessLookupError)
 
 
 class Processes(Protocol):
@@ -553,7 +560,20 @@ class Processes(Protocol):
         """Return the RSS of a process in bytes; None if it is not known."""
 
 
-PAGE_BYTES = os.sysconf('SC_PAGE_SIZE')
+def read_proc(path: bytes) -> bytes:
+    """Return a file of /proc, in a third of the time that open() takes. Raises OSError.
+
+    A read gives no more than a page, and as much of that as there is.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        text = piece = os.read(descriptor, 4096)
+        while len(piece) > 2048:
+            piece = os.read(descriptor, 4096)
+            text += piece
+        return text
+    finally:
+        os.close(descriptor)
 
 
 class ProcFiles:
@@ -561,63 +581,40 @@ class ProcFiles:
 
     def children(self, pid: int) -> list[int]:
         pids: list[int] = []
-        for task in os.listdir(f'/proc/{pid}/task'):
+        # Besides . and .. there is a link for each thread; a listing costs three times as much.
+        is_one = os.stat(b'/proc/%d/task' % pid).st_nlink == 3
+        for task in [pid] if is_one else map(int, os.listdir(f'/proc/{pid}/task')):
             try:
-                with open(f'/proc/{pid}/task/{task}/children', 'rb') as children:
-                    pids += map(int, children.read().split())
-            except (FileNotFoundError, ProcessLookupError):
-                if task == str(pid):  # else it is a thread that has ended just now
+                pids += map(int, read_proc(b'/proc/%d/task/%d/children' % (pid, task)).split())
+            except GONE:
+                if task == pid:  # else it is a thread that has ended just now
                     raise
         return pids
 
     def rss(self, pid: int) -> int | None:
         try:
-            # A third of what open() costs; and there is one for each process at each tick.
-            statm = os.open(f'/proc/{pid}/statm', os.O_RDONLY)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return int(read_proc(b'/proc/%d/statm' % pid).split(None, 2)[1]) * PAGE_BYTES
+        except (*GONE, PermissionError):
             return None  # it has ended, or is hidden from this user
-        try:
-            return int(os.read(statm, 100).split(None, 2)[1]) * PAGE_BYTES
-        except ProcessLookupError:
-            return None
-        finally:
-            os.close(statm)
 
 
-class Row(NamedTuple):
-    """What a process table says of one pid."""
-
-    ppid: int
-    rss: int  # bytes
+PROC_FILES = ProcFiles()
 
 
 class ProcessTable:
-    """All processes at one time, from ps or from /proc."""
+    """All processes at one time, from ps: the parent and the RSS in bytes of each."""
 
-    def __init__(self, rows: Mapping[int, Row]) -> None:
+    def __init__(self, rows: Mapping[int, tuple[int, int]]) -> None:
         self.rows = rows
         self.pids_by_ppid: dict[int, list[int]] = {}
-        for pid, row in rows.items():
-            self.pids_by_ppid.setdefault(row.ppid, []).append(pid)
+        for pid, (ppid, _) in rows.items():
+            self.pids_by_ppid.setdefault(ppid, []).append(pid)
 
     def children(self, pid: int) -> list[int]:
         return self.pids_by_ppid.get(pid, [])
 
     def rss(self, pid: int) -> int | None:
-        return self.rows[pid].rss if pid in self.rows else None
-
-
-def read_process_table() -> ProcessTable:
-    """Return all processes of this machine. Raises MeasureError."""
-    try:
-        return read_ps()
-    except (OSError, CommandError, MeasureError) as error:
-        log.debug('no process table from ps (%s): reading /proc', error)
-        try:
-            return read_proc()
-        except (OSError, MeasureError) as proc_error:
-            raise MeasureError(f'no process table from ps ({error}), nor from /proc ({proc_error})'
-                               ) from None
+        return self.rows[pid][1] if pid in self.rows else None
 
 
 # A path: without one, Popen lists a candidate for each directory of PATH, which costs 250 KB of
@@ -625,13 +622,22 @@ def read_process_table() -> ProcessTable:
 PS = shutil.which('ps')
 
 
-def read_ps() -> ProcessTable:
-    """Return the process table that ps prints. Raises OSError, CommandError, MeasureError."""
-    if not PS:
-        raise MeasureError('ps is not in PATH')
-    # FreeBSD and macOS need each column in an -o of its own.
-    command = [PS, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss=']
-    return parse_ps(run(command, PS_TIMEOUT_SECS))
+def read_process_table() -> Processes:
+    """Return all processes of this machine, from ps or from /proc. Raises MeasureError."""
+    try:
+        if not PS:
+            raise MeasureError('ps is not in PATH')
+        # FreeBSD and macOS need each column in an -o of its own.
+        return parse_ps(run([PS, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss='], PS_TIMEOUT_SECS,
+                            output=subprocess.PIPE))
+    except (OSError, CommandError, MeasureError) as error:
+        log.debug('no process table from ps (%s): reading /proc', error)
+        try:
+            PROC_FILES.children(os.getpid())
+            return PROC_FILES
+        except OSError as proc_error:
+            raise MeasureError(f'no process table from ps ({error}), nor from /proc ({proc_error})'
+                               ) from None
 
 
 def parse_ps(output: bytes) -> ProcessTable:
@@ -646,32 +652,10 @@ def parse_ps(output: bytes) -> ProcessTable:
         if len(fields) != 3 or not all(field.isdigit() and len(field) < 20 for field in fields):
             raise MeasureError(f'ps printed {line[:60]!r}')
         pid, ppid, kilobytes = map(int, fields)
-        rows[pid] = Row(ppid, kilobytes * 1024)
+        rows[pid] = ppid, kilobytes * KB
     if os.getpid() not in rows or not output.endswith(b'\n'):
         raise MeasureError('the output of ps is incomplete')
     return ProcessTable(rows)
-
-
-def read_proc() -> ProcessTable:
-    """Return the process table of Linux's /proc; see proc(5) for the fields of stat.
-
-    Raises OSError, MeasureError.
-    """
-    rows = {}
-    for pid in filter(str.isdigit, os.listdir('/proc')):
-        try:
-            with open(f'/proc/{pid}/stat', 'rb') as stat:
-                # The command's name is in parentheses, and may itself hold spaces and parentheses.
-                fields = stat.read().rpartition(b')')[2].split()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended, or is hidden from this user
-        rows[int(pid)] = Row(int(fields[1]), int(fields[21]) * PAGE_BYTES)
-    if os.getpid() not in rows:
-        raise MeasureError('/proc does not show memmon itself')
-    return ProcessTable(rows)
-
-
-PROC_FILES = ProcFiles()
 
 
 def tree(processes: Processes, root: int) -> list[int]:
@@ -679,89 +663,146 @@ def tree(processes: Processes, root: int) -> list[int]:
     pids = {root: None}
     waiting = [root]
     while waiting:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        with contextlib.suppress(*GONE, PermissionError):
             children = [pid for pid in processes.children(waiting.pop()) if pid not in pids]
             pids.update(dict.fromkeys(children))
             waiting += children
     return list(pids)
 
 
-def measure_rss(processes: Processes, pid: int, cumulative: bool) -> int | None:
-    """Return the RSS of a process in bytes, with that of its descendants if cumulative.
+def read_fields(path: str, names: Sequence[str]) -> list[int]:
+    """Return the fields of those names in a file of lines NAME: N kB, in bytes. Raises OSError."""
+    wanted = [name.encode() + b':' for name in names]
+    with open(path, 'rb') as file:
+        return [int(words[1]) * KB for words in map(bytes.split, file)
+                if len(words) > 1 and words[0] in wanted]
 
-    None if it is not known.
+
+def read_rollup(pid: int, fields: Sequence[str]) -> int | None:
+    """Return the sum of fields of a process's smaps_rollup in bytes; None if one is missing.
+
+    Raises OSError.
     """
-    rss = processes.rss(pid)
-    if rss is None or not cumulative:
-        return rss
-    return rss + sum(processes.rss(child) or 0 for child in tree(processes, pid)[1:])
+    values = read_fields(f'/proc/{pid}/smaps_rollup', fields)
+    return sum(values) if len(values) == len(fields) else None
 
 
-def read_pss(pid: int) -> int:
-    """Return the PSS of a process in bytes: 6 ms for each GB. Raises OSError, ValueError."""
-    with open(f'/proc/{pid}/smaps_rollup', 'rb') as rollup:
-        for line in rollup:
-            if line.startswith(b'Pss:'):
-                return int(line.split()[1]) * 1024
-    raise ValueError('no Pss in smaps_rollup')
+def has_swap() -> bool:
+    """Tell whether this machine has swap."""
+    try:
+        return sum(read_fields('/proc/meminfo', ['SwapTotal'])) > 0
+    except OSError:
+        return False
 
 
-def measure_pss(processes: Processes, pids: Iterable[int]) -> tuple[int, list[int]]:
-    """Return the PSS of processes in bytes, and the pids of those whose RSS had to do."""
-    total, unread = 0, []
-    for pid in pids:
-        try:
-            total += read_pss(pid)
-        except (OSError, ValueError):
-            rss = processes.rss(pid)
-            total += rss or 0
-            unread += [pid] if rss else []
-    return total, unread
+def read_swap(pid: int) -> int:
+    """Return what of a process is swapped out, in bytes; 0 if that is not known."""
+    try:
+        return sum(read_fields(f'/proc/{pid}/status', ['VmSwap']))
+    except OSError:
+        return 0
 
 
-def read_peak(pids: Iterable[int]) -> int | None:
-    """Return the sum of the highest RSS that each process ever had, in bytes; None if not known."""
-    peak = None
+def read_peak(pids: Iterable[int]) -> int:
+    """Return the sum of the highest RSS that each process ever had, in bytes; 0 if not known."""
+    peak = 0
     for pid in pids:
         with contextlib.suppress(OSError):
-            with open(f'/proc/{pid}/status', 'rb') as status:
-                for line in status:
-                    if line.startswith(b'VmHWM:'):
-                        peak = (peak or 0) + int(line.split()[1]) * 1024
+            peak += sum(read_fields(f'/proc/{pid}/status', ['VmHWM']))
     return peak
+
+
+def measure_bound(processes: Processes, pids: Sequence[int], with_swap: bool
+                  ) -> tuple[int, int] | None:
+    """Return the RSS of some processes, and with what of them is swapped out if that counts.
+
+    None if the first of them is not known.
+    """
+    sizes = list(map(processes.rss, pids))
+    if sizes[0] is None:
+        return None
+    rss = sum(filter(None, sizes))
+    return rss, rss + sum(map(read_swap, pids)) if with_swap else rss
+
+
+def measure_exactly(processes: Processes, pids: Iterable[int], measure: Measure
+                    ) -> tuple[int, tuple[int, ...]]:
+    """Return what smaps_rollup says of some processes, and those of which the bound had to do.
+
+    What has gone counts nothing; what may not be read counts with its own bound.
+    """
+    memory, unread = 0, []
+    for pid in pids:
+        try:
+            size = read_rollup(pid, measure.fields)
+        except GONE:
+            continue
+        except OSError:
+            size = None
+        if size is None:
+            size = (processes.rss(pid) or 0) + read_swap(pid) * ('SwapPss' in measure.fields)
+            unread += [pid] if size else []
+        memory += size
+    return memory, tuple(unread)
+
+
+class Stat(NamedTuple):
+    """Which run of a process a pid is, and in which process group; see proc(5)."""
+
+    start: int  # in clock ticks since the boot
+    group: int
+
+
+def read_stat(pid: int) -> Stat | None:
+    """Return a process's start and process group; None for a zombie, and where nobody knows."""
+    try:
+        with open(f'/proc/{pid}/stat', 'rb') as file:
+            # The command's name is in parentheses, and may itself hold spaces and parentheses.
+            fields = file.read().rpartition(b')')[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in b'ZX' else Stat(int(fields[19]), int(fields[2]))
 
 
 def read_machine_memory() -> int:
     """Return the memory of this machine, or of its container if that is less, in bytes."""
-    machine = os.sysconf('SC_PHYS_PAGES') * PAGE_BYTES
-    try:
-        return min([machine, *read_cgroup_limits()])
-    except OSError:
-        return machine  # not Linux
+    return min([os.sysconf('SC_PHYS_PAGES') * PAGE_BYTES, *read_cgroup_limits()])
 
 
 def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
-    """Return the limits of memory, in bytes, that the own control groups set.
+    """Return the limits of memory, in bytes, of the own control groups and of all above them.
 
-    In version 2, each group up to the root may set one. In version 1, hierarchical_memory_limit
-    takes those above into account. See cgroups(7) and proc(5). Raises OSError.
+    A container may see its own group at the root of the mount: what is not there is looked for
+    further up. See cgroups(7) and proc(5).
     """
-    with open(f'{proc}/cgroup', encoding='utf-8', errors='surrogateescape') as file:
-        groups = [line.rstrip('\n').split(':', 2) for line in file]
-    with open(f'{proc}/mountinfo', encoding='utf-8', errors='surrogateescape') as file:
-        # Not split(): the field of the source may be empty.
-        mounts = [line.rstrip('\n').split(' ') for line in file]
-    limits = []
+    try:
+        with open(f'{proc}/cgroup', encoding='utf-8', errors='surrogateescape') as file:
+            groups = [line.rstrip('\n').split(':', 2) for line in file]
+        with open(f'{proc}/mountinfo', encoding='utf-8', errors='surrogateescape') as file:
+            mounts = [line.rstrip('\n').split(' ') for line in file]
+    except OSError:
+        return []  # not Linux
+    limits: list[int] = []
     for mount in mounts:
-        root, point = (re.sub(r'\\([0-7]{3})', unescape, field) for field in mount[3:5])
         kind, _, options = mount[mount.index('-') + 1:][:3]
+        root, point = (re.sub(r'\\([0-7]{3})', unescape, field) for field in mount[3:5])
         for _, controllers, path in groups:
-            directory = point + (path[len(root.rstrip('/')):] if is_below(path, root) else '')
             if kind == 'cgroup2' and not controllers:
-                limits += read_memory_max(directory, point)
+                file_name = 'memory.max'
             elif kind == 'cgroup' and 'memory' in controllers.split(',') and (
                     'memory' in options.split(',')):
-                limits += read_hierarchical_limit(directory)
+                file_name = 'memory.stat'  # its hierarchical limit is the least from here up
+            else:
+                continue
+            if f'{path}/'.startswith(root.rstrip('/') + '/'):
+                path = path[len(root.rstrip('/')):]
+            parts = path.strip('/').split('/')
+            for depth in range(len(parts), -1, -1):
+                directory = '/'.join([point, *parts[:depth]])
+                with contextlib.suppress(OSError):  # the root has none
+                    with open(f'{directory}/{file_name}', encoding='ascii') as file:
+                        limits += map(int, re.findall(
+                            '^(?:hierarchical_memory_limit )?([0-9]+)$', file.read(), re.M))
     return limits
 
 
@@ -770,44 +811,17 @@ def unescape(match: re.Match[str]) -> str:
     return chr(int(match.group(1), 8))
 
 
-def is_below(path: str, root: str) -> bool:
-    """Tell whether a path is a directory or something in it."""
-    return f'{path}/'.startswith(root.rstrip('/') + '/')
-
-
-def read_memory_max(directory: str, point: str) -> list[int]:
-    """Return the limits of a control group of version 2 and of those above it."""
-    limits = []
-    while directory and is_below(directory, point):
-        with contextlib.suppress(OSError, ValueError):  # the root has none; others say max
-            with open(f'{directory}/memory.max', encoding='ascii') as file:
-                limits.append(int(file.read()))
-        directory = os.path.dirname(directory.rstrip('/'))
-    return limits
-
-
-def read_hierarchical_limit(directory: str) -> list[int]:
-    """Return the limit of a control group of version 1, and of those above it."""
-    with contextlib.suppress(OSError):
-        with open(f'{directory}/memory.stat', encoding='ascii') as file:
-            return [int(line.split()[1]) for line in file
-                    if line.startswith('hierarchical_memory_limit ')]
-    return []
-
-
-def ancestors(table: ProcessTable, pid: int) -> list[int]:
-    """Return a process and those above it, as far as the table shows them."""
-    pids: list[int] = []
-    while pid in table.rows and pid and pid not in pids:  # 0 is the kernel of FreeBSD
-        pids.append(pid)
-        pid = table.rows[pid].ppid
-    return pids
-
-
 # supervisord: where it listens, what it says of its processes, and what it is asked to do.
 
 class SupervisordError(Exception):
     """Why supervisord could not be asked, in one line that a person can act on."""
+
+
+class ShuttingDown(SupervisordError):
+    """supervisord is shutting down or reloading: nothing is to be asked of it any more."""
+
+    def __init__(self) -> None:
+        super().__init__('supervisord is shutting down')
 
 
 class Process(NamedTuple):
@@ -815,36 +829,36 @@ class Process(NamedTuple):
 
     group: str
     name: str
-    pid: int        # 0: it has none
-    start: int      # seconds since the epoch, as are the other two
+    pid: int         # 0: it has none
+    start: int       # seconds since the epoch, as are the other two
     stop: int
     now: int
     state: int
     statename: str
     spawnerr: str
+    exitstatus: int  # -1: a signal ended it
 
     @property
     def namespec(self) -> str:
         return f'{self.group}:{self.name}'
 
+    @property
+    def run(self) -> tuple[int, int]:
+        """What tells one run of a process from another, which may have got the same pid."""
+        return self.pid, self.start
 
-PROCESS_FIELDS = get_type_hints(Process)
+
+PROCESS_TYPES = get_type_hints(Process)
 UP_STATES = (ProcessStates.STARTING, ProcessStates.RUNNING)
 
 
 def to_process(info: Any) -> Process:
-    """Return what supervisord answered about a process. Raises ValueError."""
-    if not (isinstance(info, dict) and all(isinstance(info.get(field), kind)
-                                           for field, kind in PROCESS_FIELDS.items())):
-        raise ValueError(f'it describes a process as {str(info)[:100]!r}')
-    return Process(**{field: info[field] for field in PROCESS_FIELDS})
-
-
-def to_pid(answer: Any) -> int:
-    """Return what supervisord answered to a getPID. Raises ValueError."""
-    if not isinstance(answer, int):
-        raise ValueError(f'its pid is {str(answer)[:100]!r}')
-    return answer
+    """Return what supervisord answered about a process. Raises SupervisordError."""
+    try:
+        return Process(**{field: kind(info[field]) for field, kind in PROCESS_TYPES.items()})
+    except (KeyError, TypeError, ValueError):
+        raise SupervisordError('it is not supervisord that answers: it describes a process as '
+                               f'{one_line(info)[:100]}') from None
 
 
 class DeadlineSocket(socket.socket):
@@ -857,15 +871,21 @@ class DeadlineSocket(socket.socket):
         return super().recv_into(*args)
 
 
-def connect(get_connection: Callable[[], http.client.HTTPConnection]
-            ) -> http.client.HTTPConnection:
-    """Return an open connection that has 10 seconds for all that is read from it."""
-    connection = get_connection()
-    deadline = time.monotonic() + RPC_TIMEOUT_SECS
-    connection.connect()
-    connection.sock = DeadlineSocket(fileno=connection.sock.detach())
-    connection.sock.deadline = deadline
-    return connection
+def connect_in_time(transport: Any) -> None:
+    """Give the connection of a transport 10 seconds for all that is read from it."""
+    get_connection = transport._get_connection
+
+    def get_connected() -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection = get_connection()
+        connection.timeout = RPC_TIMEOUT_SECS
+        deadline = time.monotonic() + RPC_TIMEOUT_SECS
+        connection.connect()
+        connection.sock = DeadlineSocket(fileno=connection.sock.detach())
+        connection.sock.settimeout(RPC_TIMEOUT_SECS)
+        connection.sock.deadline = deadline
+        return connection
+
+    transport._get_connection = get_connected
 
 
 class Server(NamedTuple):
@@ -878,8 +898,8 @@ class Server(NamedTuple):
     username: str = ''
     password: str = ''
 
-    def call(self, method: str, *args: Any, read: Callable[[Any], Any] | None = None) -> Any:
-        """Call a method such as supervisor.getPID, and return its answer, as read reads it.
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method such as supervisor.getPID, and return its answer.
 
         Each call has a connection of its own, and 10 seconds.
         """
@@ -887,113 +907,105 @@ class Server(NamedTuple):
                        'SUPERVISOR_PASSWORD': self.password}
         try:
             with childutils.getRPCInterface(environment) as proxy:
-                transport = proxy('transport')
-                transport._get_connection = functools.partial(connect, transport._get_connection)
-                answer = getattr(proxy, method)(*args)
-                return read(answer) if read else answer
+                connect_in_time(proxy('transport'))
+                return getattr(proxy, method)(*args)
         except Fault as fault:
-            if fault.faultCode in (Faults.SHUTDOWN_STATE, Faults.UNKNOWN_METHOD):
-                raise SupervisordError(explain(fault, self.url)) from None
-            raise
+            raise refusal(fault, self.url) from None
         except Exception as error:  # anything may listen there, and answer anything
-            raise SupervisordError(explain(error, self.url)) from None
+            raise SupervisordError(explain(error, self.url)) from error
 
     def pid(self) -> int:
         """Return supervisord's pid."""
-        pid: int = self.call('supervisor.getPID', read=to_pid)
+        pid = self.call('supervisor.getPID')
+        if not isinstance(pid, int):
+            raise SupervisordError(f'the server at {show_url(self.url)} is not supervisord: its '
+                                   f'pid is {one_line(pid)[:100]}')
         return pid
 
     def processes(self) -> list[Process]:
         """Return all processes that supervisord knows."""
-        processes: list[Process] = self.call('supervisor.getAllProcessInfo', read=to_processes)
-        return processes
+        answer = self.call('supervisor.getAllProcessInfo')
+        return [to_process(info) for info in (answer if isinstance(answer, list) else [answer])]
 
     def process(self, namespec: str) -> Process:
         """Return what supervisord shows of a process now."""
-        process: Process = self.call('supervisor.getProcessInfo', namespec, read=to_process)
-        return process
+        return to_process(self.call('supervisor.getProcessInfo', namespec))
 
-    def known(self, namespecs: Sequence[str]) -> list[Process]:
-        """Return what supervisord shows of those of some processes that it knows."""
-        looks = [{'methodName': 'supervisor.getProcessInfo', 'params': [namespec]}
-                 for namespec in namespecs]
-        processes: list[Process] = self.call('system.multicall', looks, read=to_known)
-        return processes
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """Return the configuration of each process by namespec; {} from supervisord before 4.1."""
+        try:
+            return {f'{config["group"]}:{config["name"]}': config
+                    for config in self.call('supervisor.getAllConfigInfo')}
+        except (Fault, SupervisordError, KeyError, TypeError):
+            return {}
 
     def start(self, namespec: str) -> None:
         """Start a process, without waiting until it is up."""
         self.call('supervisor.startProcess', namespec, False)
 
-    def stop(self, namespec: str) -> tuple[Process, Process]:
+    def stop(self, namespec: str) -> tuple[Process, Process | None]:
         """Stop a process, without waiting until it is down; return what it was, and what it is.
 
         supervisord runs the calls of a system.multicall with nothing in between, as none of
-        these waits: so the second look shows just what was stopped.
+        these waits: so the looks show just what was stopped. Each answer may be a fault.
         """
         look = {'methodName': 'supervisor.getProcessInfo', 'params': [namespec]}
         stop = {'methodName': 'supervisor.stopProcess', 'params': [namespec, False]}
-        looks: tuple[Process, Process] = self.call(
-            'system.multicall', [look, stop, look], read=to_looks)
-        return looks
+        answers = self.call('system.multicall', [look, stop, look])
+        if not isinstance(answers, list) or len(answers) != 3:
+            raise SupervisordError(f'supervisord at {show_url(self.url)} answered the stop with '
+                                   f'{one_line(answers)[:100]}')
+        for answer in answers[:2]:
+            if isinstance(answer, dict) and 'faultCode' in answer:
+                raise refusal(Fault(answer['faultCode'], str(answer.get('faultString'))), self.url)
+        try:
+            return to_process(answers[0]), to_process(answers[2])
+        except SupervisordError:
+            return to_process(answers[0]), None
 
 
-def to_list(answer: Any) -> list[Any]:
-    """Return the list that supervisord answered. Raises ValueError."""
-    if not isinstance(answer, list):
-        raise ValueError(f'it answers {str(answer)[:100]!r} instead of a list')
-    return answer
+def refusal(fault: Fault, url: str) -> Exception:
+    """Return the error that a fault stands for: most are an answer, two say that none is to come.
 
-
-def to_processes(infos: Any) -> list[Process]:
-    """Return what supervisord answered about all processes. Raises ValueError."""
-    return [to_process(info) for info in to_list(infos)]
-
-
-def to_looks(answers: Any) -> tuple[Process, Process]:
-    """Return what supervisord answered to a look, a stop and a look. Raises Fault, ValueError."""
-    before, stopped, after = answers
-    for answer in (before, stopped):
-        if isinstance(answer, dict) and 'faultCode' in answer:
-            raise Fault(answer['faultCode'], str(answer.get('faultString')))
-    return to_process(before), to_process(after)
-
-
-def to_known(answers: Any) -> list[Process]:
-    """Return what supervisord answered to several looks, without faults. Raises ValueError."""
-    return [to_process(answer) for answer in to_list(answers)
-            if not (isinstance(answer, dict) and 'faultCode' in answer)]
+    """
+    if fault.faultCode == Faults.SHUTDOWN_STATE:
+        return ShuttingDown()
+    if fault.faultCode == Faults.UNKNOWN_METHOD:
+        return SupervisordError(f'supervisord at {show_url(url)} has no '
+                                '[rpcinterface:supervisor] section: add it')
+    return fault
 
 
 def show_url(url: str) -> str:
     """Return a URL without the password that somebody may have put into it."""
-    return re.sub('//[^/]*@', '//', url)
+    return one_line(re.sub('//.*@', '//', url))
+
+
+# What went wrong with a connection, the most special first, and what to do about it.
+FAILURES: tuple[tuple[type[Exception], str], ...] = (
+    (FileNotFoundError, 'no such socket: {url}; is supervisord running, with a '
+                        '[unix_http_server] section?'),
+    (PermissionError, 'no permission to use {url}: see chmod and chown in [unix_http_server]'),
+    (ConnectionRefusedError, 'nothing listens at {url}; is supervisord running?'),
+    (socket.timeout, f'no answer from supervisord at {{url}} within {RPC_TIMEOUT_SECS} seconds'),
+    (OSError, 'no answer from supervisord at {url}: {error}'),
+    (MemoryError, 'no answer from supervisord at {url}: {error}'),
+    (Exception, 'the server at {url} is not supervisord: {error}'),
+)
 
 
 def explain(error: Exception, url: str) -> str:
     """Return why a call to supervisord failed, in one line that says what to do."""
     url = show_url(url)
-    if isinstance(error, Fault) and error.faultCode == Faults.SHUTDOWN_STATE:
-        return 'supervisord is shutting down'
-    if isinstance(error, Fault):
-        return f'supervisord at {url} has no [rpcinterface:supervisor] section: add it'
-    if isinstance(error, ProtocolError) and error.errcode == http.client.UNAUTHORIZED:
-        return (f'supervisord at {url} refused the user name or password: set SUPERVISOR_USERNAME '
-                "and SUPERVISOR_PASSWORD in memmon's environment to those of its HTTP server")
     if isinstance(error, ProtocolError):
-        return (f'what answers at {url} is no supervisord: '
-                f'it says {error.errcode} {first_and_last_line(error.errmsg)}')
-    if isinstance(error, FileNotFoundError):
-        return (f'no such socket: {url}; is supervisord running, '
-                'with a [unix_http_server] section?')
-    if isinstance(error, PermissionError):
-        return f'no permission to use {url}: see chmod and chown in [unix_http_server]'
-    if isinstance(error, ConnectionRefusedError):
-        return f'nothing listens at {url}; is supervisord running?'
-    if isinstance(error, socket.timeout):
-        return f'no answer from supervisord at {url} within {RPC_TIMEOUT_SECS} seconds'
-    if isinstance(error, (OSError, MemoryError)):
-        return f'no answer from supervisord at {url}: {first_and_last_line(error)}'
-    return f'what answers at {url} is no supervisord: {first_and_last_line(error)}'
+        if error.errcode == http.client.UNAUTHORIZED:
+            return (f'supervisord at {url} refused the user name or password: set '
+                    "SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in memmon's environment to those "
+                    'of its HTTP server')
+        return (f'the server at {url} is not supervisord: HTTP {error.errcode} '
+                f'{one_line(error.errmsg)}')
+    text = next(text for kind, text in FAILURES if isinstance(error, kind))
+    return text.replace('{url}', url).replace('{error}', one_line(error))
 
 
 def parse_server(env: Mapping[str, str]) -> Server:
@@ -1001,221 +1013,359 @@ def parse_server(env: Mapping[str, str]) -> Server:
 
     Raises UsageError.
     """
-    server = Server(env['SUPERVISOR_SERVER_URL'], env.get('SUPERVISOR_USERNAME', ''),
-                    env.get('SUPERVISOR_PASSWORD', ''))
+    url = env['SUPERVISOR_SERVER_URL']
     try:
-        parts = urllib.parse.urlsplit(server.url)
+        parts = urllib.parse.urlsplit(url)
         parts.port  # raises ValueError, as urlsplit does
+        is_good = url.startswith('unix://') and len(url) > len('unix://') or (
+            url.startswith('http://') and bool(parts.hostname))
     except ValueError:
-        parts = urllib.parse.urlsplit('')
-    if not (server.url.startswith('unix://') and server.url[len('unix://'):]
-            or server.url.startswith('http://') and parts.hostname):
-        raise UsageError(f'the URL of supervisord is {show_url(server.url)!r}: it must be '
-                         'unix://PATH or http://HOST:PORT')
-    return server
+        is_good = False
+    if not is_good:
+        raise UsageError(f'the URL of supervisord is {show_url(url)!r}: it must be unix://PATH or '
+                         'http://HOST:PORT')
+    return Server(url, env.get('SUPERVISOR_USERNAME', ''), env.get('SUPERVISOR_PASSWORD', ''))
 
 
-# Decide: which limit applies to a process, and what follows from a reading.
+def find_server(env: Mapping[str, str]) -> Server:
+    """Return the server that supervisord tells its children of. Raises UsageError."""
+    if env.get('SUPERVISOR_SERVER_URL'):
+        return parse_server(env)
+    if 'SUPERVISOR_ENABLED' in env:
+        raise UsageError('supervisord has no RPC server for memmon to call: add a '
+                         '[unix_http_server] and a [rpcinterface:supervisor] section to '
+                         'supervisord.conf')
+    raise UsageError('memmon is a supervisor event listener, to be started by supervisord from a '
+                     'section like: [eventlistener:memmon] command=memmon -a 200MB '
+                     'events=TICK_60; for one look at what runs now: memmon --check -a 200MB')
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process with this pid."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+# Decide: which limit applies to a process, what is known of it, and what follows.
 
 class Reading(NamedTuple):
-    """One measurement of one process, with the limit that applies to it."""
+    """One measurement of a process, or of all processes together, with the limit for it."""
 
-    process: Process
-    uptime: int                    # seconds
-    with_descendants: bool         # whether the memory is theirs as well
-    rss: int | None = None         # bytes, as are all the others; None: not known
-    pss: int | None = None         # None: the RSS counts
-    limit: Limit | None = None     # None: none applies
-    size: int | None = None        # what the limit comes to; None: exempt
-    urgent: int | None = None      # the second size of the limit
-    total: int | None = None       # what all use, where that is what the limit is for
-    peak: int | None = None        # the highest RSS so far
-
-    @property
-    def memory(self) -> int | None:
-        """What counts, in bytes."""
-        return self.rss if self.pss is None else self.pss
+    process: Process        # ALL for the total
+    limit: Optional[Limit]  # None: none applies
+    soft: float             # bytes, as are the next four; inf: no limit
+    hard: float
+    rss: Optional[int]      # None: not known
+    bound: Optional[int]    # what the memory cannot exceed
+    memory: Optional[int]   # what counts
+    measure: str            # what that is, such as RSS with descendants
+    uptime: Optional[int]   # seconds; None: not known
+    is_exact: bool = True   # else the memory is the bound
+    unread: Tuple[int, ...] = ()  # pids of which the bound had to do
 
     @property
-    def judged(self) -> int | None:
-        """What the limit is for, in bytes: the memory of the process, or of all."""
-        return self.memory if self.total is None else self.total
+    def level(self) -> str:
+        """Which size of the limit is exceeded: hard, soft, or none."""
+        if self.memory is None or self.memory <= self.soft:
+            return ''
+        return HARD if self.memory > self.hard else SOFT
+
+    @property
+    def share(self) -> float | None:
+        """How much of the limit is used, 1 being all of it; None if that is not known."""
+        if self.memory is None or self.soft == math.inf:
+            return None
+        return self.memory / max(1, self.soft)
 
 
-HIDDEN = ('it is hidden from this user (hidepid), or supervisord is in another PID namespace or '
-          'on another machine')
+SOFT, HARD = 'soft', 'hard'
+ALL = Process('', 'total', 0, 0, 0, 0, 0, '', '', 0)
 
 
-def measure_again(processes: Processes, supervisord_pid: int, reading: Reading, kind: str
-                  ) -> Reading:
-    """Return a reading as it is now; of memory not known unless supervisord is the parent.
-
-    A supervisord in another PID namespace, or on another machine, has pids that mean others here.
-    """
-    process = reading.process
-    reading = reading._replace(uptime=int(time.time()) - process.start, rss=None, pss=None)
-    if process.pid in processes.children(supervisord_pid):
-        reading = reading._replace(
-            rss=measure_rss(processes, process.pid, reading.with_descendants))
-        if reading.total is not None:
-            reading = reading._replace(total=measure_total(processes, supervisord_pid, kind))
-        if kind == 'pss' and reading.rss is not None:
-            reading, _ = count_pss(processes, reading)
-    return reading
-
-
-def measure_total(processes: Processes, supervisord_pid: int, kind: str) -> int:
-    """Return the memory of all descendants of supervisord in bytes, each counted once."""
-    pids = tree(processes, supervisord_pid)[1:]
-    if kind == 'pss':
-        return measure_pss(processes, pids)[0]
-    return sum(processes.rss(pid) or 0 for pid in pids)
-
-
-def count_pss(processes: Processes, reading: Reading) -> tuple[Reading, list[int]]:
-    """Return a reading in which the PSS counts, and the pids of which it could not be read."""
-    pid = reading.process.pid
-    pids = tree(processes, pid) if reading.with_descendants else [pid]
-    pss, unread = measure_pss(processes, pids)
-    return (reading._replace(pss=pss) if len(unread) < len(pids) else reading), unread
-
-
-def exceeds(memory: int | None, size: int | None) -> bool:
-    """Tell whether memory is known to be more than a size."""
-    return memory is not None and size is not None and memory > size
-
-
-def is_over(reading: Reading) -> bool:
-    """Tell whether the limit is exceeded."""
-    return exceeds(reading.judged, reading.size)
-
-
-def is_urgent(reading: Reading) -> bool:
-    """Tell whether the second size of the limit is exceeded."""
-    return exceeds(reading.judged, reading.urgent)
-
-
-def is_near(reading: Reading, percent: float) -> bool:
-    """Tell whether so much of the limit is used; 0 percent means never."""
-    if not (percent and reading.size) or reading.judged is None:
-        return False
-    return reading.judged * 100 >= percent * reading.size
-
-
-def share_of(reading: Reading) -> float | None:
-    """Return how much of the limit is used, 1 being all of it; None if that is not known."""
-    if not reading.size or reading.judged is None:
-        return None
-    return reading.judged / reading.size
-
-
-NEGLIGIBLE = 4 * 2 ** 20  # bytes; a shell and a sleep
-
-
-def look_below(processes: Processes, pid: int) -> tuple[int, int] | None:
-    """Return what a process and what its descendants use, in bytes, if they use more than it."""
-    own, all_together = processes.rss(pid), measure_rss(processes, pid, True)
-    if own is None or all_together is None or all_together - own <= max(own, NEGLIGIBLE):
-        return None
-    return own, all_together - own
-
-
-def explain_wrapper(process: Process, own: int, descendants: int) -> str:
-    """Return a sentence about a process whose descendants use more than itself."""
-    return (f'{process.namespec} uses {format_size(own)}, and its descendants use '
-            f'{format_size(descendants)}: add -c to count them as well')
-
-
-def in_bytes(sizes: Sizes, machine: int) -> tuple[int | None, int | None]:
-    """Return what the sizes of a limit come to where there are so many bytes of memory."""
-    if not sizes:
-        return None, None
-    size, urgent = sizes[0].in_bytes(machine), sizes[1] and sizes[1].in_bytes(machine)
+def sizes_of(limit: Limit | None, machine: int) -> tuple[float, float]:
+    """Return the soft and the hard size of a limit where there are so many bytes of memory."""
+    if not limit:
+        return math.inf, math.inf
+    hard = limit.hard.in_bytes(machine)
     # 200MB..25% cannot be refused at the start: the container may become smaller.
-    return size if urgent is None else min(size, urgent), urgent
+    return min(limit.soft.in_bytes(machine), hard), hard
 
 
-def kind_of(reading: Reading) -> str:
-    """Return what the memory of a reading is: RSS or PSS."""
-    return 'RSS' if reading.pss is None else 'PSS'
+def take_reading(processes: Processes, process: Process, limit: Limit | None,
+                 sizes: tuple[float, float], options: Options, exactly: bool) -> Reading:
+    """Measure a process: exactly as its limit counts, or by what that cannot exceed."""
+    for_total = limit is not None and limit is options.total
+    measure = (TOTAL_MEASURES if for_total else MEASURES)[options.kind]
+    name = measure.name
+    if options.cumulative or for_total:
+        pids = tree(processes, process.pid)
+        if not for_total:
+            name += ' with descendants'
+    else:
+        pids = [process.pid]
+    bound = measure_bound(processes, pids, 'SwapPss' in measure.fields and has_swap())
+    # XML-RPC has no integers after 2038.
+    uptime = None if process.start == 2 ** 31 - 1 else max(0, int(time.time()) - process.start)
+    if not bound:
+        return Reading(process, limit, *sizes, None, None, None, name, uptime)
+    if not exactly or not measure.fields:
+        return Reading(process, limit, sizes[0], sizes[1], bound[0], bound[1], bound[1], name,
+                       uptime, not measure.fields)
+    memory, unread = measure_exactly(processes, pids, measure)
+    return Reading(process, limit, *sizes, *bound, memory, name, uptime, True, unread)
 
 
-def describe_memory(reading: Reading) -> str:
-    """Return what a process uses, such as 70.6MB with its descendants."""
-    if reading.memory is None:
-        return 'unknown'
-    return format_size(reading.memory) + ' with its descendants' * reading.with_descendants
+def add_up(readings: Sequence[Reading], limit: Limit, sizes: tuple[float, float]) -> Reading:
+    """Return the reading of all processes together."""
+    return Reading(ALL, limit, *sizes, sum(reading.rss or 0 for reading in readings),
+                   sum(reading.bound or 0 for reading in readings),
+                   sum(reading.memory or 0 for reading in readings),
+                   readings[0].measure if readings else '', None,
+                   all(reading.is_exact for reading in readings))
 
 
-def describe_use(reading: Reading) -> str:
-    """Return what a process uses, such as RSS 70.6MB."""
-    return f'{kind_of(reading)} {describe_memory(reading)}'
+class Course:
+    """The memory of a process over time, in points that get fewer as they get older."""
+
+    MOST_POINTS = 32
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, int]] = []  # seconds of the monotonic clock, bytes
+        self.looks = 0
+        self.looks_per_point = 1
+
+    def add(self, now: float, memory: int) -> None:
+        """Add what a look has shown; a point keeps the most of its looks, the last one the last."""
+        if len(self.points) == self.MOST_POINTS:
+            first, *middle, last = self.points
+            pairs = zip(middle[::2], middle[1::2])
+            self.points = [first, *(max(pair, key=second) for pair in pairs), last]
+            self.looks_per_point *= 2
+        if self.looks % self.looks_per_point and len(self.points) > 2:
+            kept = self.points.pop()
+            if kept[1] > self.points[-1][1]:
+                self.points[-1] = kept
+        self.points.append((now, memory))
+        self.looks += 1
+
+    def describe(self, room: float) -> str:
+        """Return where it came from and where it goes, when so many bytes are left; or nothing."""
+        if len(self.points) < 2:
+            return ''
+        (began, first), (now, last) = self.points[0], self.points[-1]
+        text = (f'{format_size(first)} -> {format_size(last)} in {format_duration(now - began)}, '
+                f'peak {format_size(max(map(second, self.points)))}')
+        then, middle = self.points[(len(self.points) - 1) // 2]
+        growth = (last - middle) / (now - then) if now > then else 0
+        if growth > 0 and 0 < room <= growth * LONGEST_FORECAST_SECS:
+            text += (f', growing {format_size(growth * 3600)}/h, reaches its limit in '
+                     f'{format_duration(room / growth)}')
+        return text
+
+    def picture(self) -> str:
+        """Return the points as block characters, from nothing to the peak."""
+        peak = max(map(second, self.points), default=0) or 1
+        return ''.join('▁▂▃▄▅▆▇█'[min(7, 8 * size // peak)] for _, size in self.points)
 
 
-def describe_sizes(reading: Reading) -> str:
-    """Return what the limit comes to, such as 200MB, 200MB..300MB or none."""
-    if not reading.limit:
-        return '-'
-    sizes = [format_size(size) for size in (reading.size, reading.urgent) if size is not None]
-    return '..'.join(sizes) or 'none'
+LONGEST_FORECAST_SECS = 365 * 24 * 60 * 60
 
 
-def describe(reading: Reading) -> str:
-    """Return what exceeds which limit, such as RSS 270.6MB is over 200MB (-a 200MB)."""
-    exceeded = reading.urgent if is_urgent(reading) else reading.size
-    limit = f'{format_size(exceeded or 0)} ({reading.limit.given if reading.limit else ""})'
-    if reading.total is None:
-        return f'{describe_use(reading)} is over {limit}'
-    return f'total {format_size(reading.total)} is over {limit}'
+def second(pair: tuple[float, int]) -> int:
+    return pair[1]
 
 
-def describe_cause(reading: Reading) -> str:
-    """Return why it is this process that is to be restarted."""
-    if reading.total is None:
-        return describe(reading)
-    return (f'{describe(reading)}, and {reading.process.namespec} is the largest with '
-            f'{format_size(reading.memory or 0)}')
+class Restart(NamedTuple):
+    """A restart by memmon."""
+
+    at: float     # seconds of the monotonic clock
+    level: str    # the size of the limit that was exceeded
+    is_for_total: bool
+
+
+class Vain(NamedTuple):
+    """A restart that did not help: the process was over its limit again."""
+
+    since: float  # when that was noticed, by the monotonic clock
+    weight: int   # bytes, the most that it used until a minute later
+
+
+IN_VAIN_SECS = 600    # over its limit again within this time after a restart: that was in vain
+WEIGHING_SECS = 60    # how long the weight of a process is taken after that was noticed
+VAIN_GROWTH = 1.5     # how many times its weight it is restarted at again
+TOTAL_GROWTH = 0.01   # how much of the limit of the total a process must grow by to be a cause
+
+
+class History:
+    """What is remembered of a process from look to look."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.limit: Limit | None = None
+        self.sizes = (math.inf, math.inf)     # bytes, soft and hard
+        self.pool: tuple[str, ...] = ()
+        self.is_blocked = False               # its pool is being restarted, or has lost one
+        # Of this run:
+        self.reading: Reading | None = None   # the last
+        self.course = Course()
+        self.rate = 0.0                       # bytes a second, its growth since the look before
+        self.seen_at = 0.0                    # when it was measured last, as are all times below:
+        self.over_since: float | None = None  # seconds of the monotonic clock
+        self.part: Reading | None = None      # of the total
+        self.total_base: int | None = None    # its bound, when the total was last within its limit
+        self.refused = ''                     # the level at which a restart was not possible
+        self.wrapper_due = 10                 # seconds of uptime, at which to look for descendants
+        self.said: dict[str, float] = {}      # what was said of the run, and when
+        # Of all runs:
+        self.over_last = -math.inf
+        self.vain: dict[str, Vain] = {}       # by level
+        self.restarts: list[Restart] = []
+        self.said_ever: dict[str, float] = {}  # what was said of the program, and when
+        self.lost: Lost | None = None
+        self.restarts_total = 0
+        self.failures_total = 0
+
+    def show(self, process: Process) -> None:
+        """Take over what supervisord shows; forget what was true of another run."""
+        if process.run != self.process.run:
+            self.reading, self.course, self.rate, self.over_since = None, Course(), 0.0, None
+            self.part, self.total_base, self.refused = None, None, ''
+            self.wrapper_due, self.said = 10, {}
+        self.process = process
+
+    def note(self, reading: Reading, now: float) -> None:
+        """Remember what a look has shown."""
+        last, self.reading, memory = self.reading, reading, reading.memory
+        if memory is None:
+            return
+        if reading.is_exact:
+            self.course.add(now, memory)
+        self.rate = growth(last, reading, now - self.seen_at)
+        self.seen_at = now
+        if memory > reading.soft:
+            self.over_since = now if self.over_since is None else self.over_since
+            self.over_last = now
+            self.vain = {level: vain._replace(weight=max(vain.weight, memory))
+                         if now <= vain.since + WEIGHING_SECS else vain
+                         for level, vain in self.vain.items()}
+        elif self.over_since is not None or self.vain:
+            self.over_since, self.refused = None, ''
+            self.said = {event: at for event, at in self.said.items() if event == 'near limit'}
+            if now - self.over_last >= IN_VAIN_SECS:
+                self.vain = {}
+                self.said_ever.pop('limit too low', None)
+
+    def restarts_within(self, secs: float, now: float) -> list[Restart]:
+        """Return memmon's restarts within some time, whoever else restarted it in between."""
+        return [restart for restart in self.restarts if restart.at > now - secs]
+
+
+def growth(last: Reading | None, reading: Reading, secs: float) -> float:
+    """Return by how many bytes a second a process grows; since its start, if it is new."""
+    if reading.memory is None or reading.bound is None:
+        return 0
+    if not last or last.memory is None or last.bound is None:
+        return 0 if reading.uptime is None else reading.memory / max(1, reading.uptime)
+    if last.is_exact == reading.is_exact:
+        return (reading.memory - last.memory) / max(0.001, secs)
+    return (reading.bound - last.bound) / max(0.001, secs)
+
+
+class Lost(NamedTuple):
+    """A process that memmon took down and that has not come up again."""
+
+    tried: int    # memmon's last try to start it, by supervisord's clock
+    until: float  # monotonic; inf: until it is up, or an operator has stopped or removed it
+
+
+def is_lost(history: History, now: float) -> bool:
+    """Tell whether a process is still down because of memmon."""
+    process, lost = history.process, history.lost
+    # A start in the future is an old one: the clock was set back.
+    if not lost or now >= lost.until or lost.tried < process.start <= process.now:
+        return False
+    if process.state == ProcessStates.STOPPED:
+        # Not started since memmon stopped it: without its file, no try shows; see NO_FILE.
+        return lost.until != math.inf or process.start <= process.stop <= lost.tried
+    return bool(process.state != ProcessStates.RUNNING)
 
 
 WITHIN = 'within its limit'
-NEAR = 'near its limit'                            # -w
-BRIEF = 'over its limit, but not for long enough'  # -f
-TOO_LOW = 'over a limit that a restart cannot keep'
-HELD = 'held'                                      # -r
+NEAR = 'near its limit'                                # -w
+BLOCKED = 'waiting for its pool'
+HELD = 'held'                                          # -r
+BRIEF = 'over its limit, but not for long enough'      # -f
+VAIN = 'over a limit that a restart cannot keep'
 DUE = 'to be restarted'
 
-GROWTH_SINCE_FRESH = 1.5  # what a restart has to be able to gain
 
+def judge(reading: Reading, history: History, options: Options, now: float,
+          total: Reading | None = None) -> str:
+    """Return what follows from a reading; with a total, from that of all processes together.
 
-def judge(reading: Reading, over_secs: float, restarts: int, fresh: int | None,
-          options: Options) -> str:
-    """Return what follows from a reading.
-
-    over_secs: for how long it has been over the limit at each look. restarts: how often memmon has
-    restarted the process within the time of -r. fresh: what it used when memmon had just started
-    it, if that is a reason to leave it alone.
+    In this order: a program that has lost a process loses no second one; -r; -f, unless over the
+    hard size; a restart that was in vain is repeated only if the process has grown since.
     """
-    if not is_over(reading):
-        return NEAR if is_near(reading, options.warn) else WITHIN
-    if fresh is not None and (reading.memory or 0) < GROWTH_SINCE_FRESH * fresh:
-        return TOO_LOW
-    if over_secs < options.patience and not is_urgent(reading):
-        return BRIEF
-    if options.restarts and restarts >= options.restarts.times:
+    judged = total or reading
+    if judged.memory is None or reading.memory is None or reading.limit is None:
+        return WITHIN
+    if judged.memory <= judged.soft:
+        is_near = options.warn and judged.memory * 100 >= options.warn * judged.soft
+        return NEAR if is_near else WITHIN
+    if history.is_blocked:
+        return BLOCKED
+    rate = options.restarts
+    if rate and len(history.restarts_within(rate.secs, now)) >= rate.times:
         return HELD
-    return DUE
+    if not total and judged.level == SOFT and options.patience:
+        since = now if history.over_since is None else history.over_since
+        if now - since < options.patience:
+            return BRIEF
+    in_vain = total_in_vain(reading, total, history, now) if total else (
+        reading.memory <= size_after_vain(judged.level, history, now))
+    return VAIN if in_vain else DUE
 
 
-def gains_nothing(reading: Reading, fresh: int | None) -> bool:
-    """Tell whether a restart was of no use: what it started is where the old one was.
+def size_after_vain(level: str, history: History, now: float) -> float:
+    """Return the bytes that a process must exceed to be restarted at a level; 0 if any will do."""
+    vain = history.vain.get(level)
+    if vain:
+        return math.inf if now < vain.since + WEIGHING_SECS else vain.weight * VAIN_GROWTH
+    # What was in vain at the soft size is restarted once at the hard one.
+    lately = [restart for restart in history.restarts_within(IN_VAIN_SECS, now)
+              if not restart.is_for_total and (level == SOFT or restart.level == HARD)]
+    return math.inf if lately else 0
 
-    For a limit of its own: over it again. For the total: nearly as large as before.
-    """
-    if fresh is None or reading.memory is None:
+
+def total_in_vain(reading: Reading, total: Reading, history: History, now: float) -> bool:
+    """Tell whether a process was restarted for the total, and is no cause that it is over again."""
+    lately = [restart for restart in history.restarts_within(IN_VAIN_SECS, now)
+              if restart.is_for_total]
+    if total.level == HARD or not lately:
         return False
-    if reading.total is not None:
-        return reading.memory < GROWTH_SINCE_FRESH * fresh
-    return reading.size is not None and fresh > reading.size
+    base = history.total_base
+    return base is None or (reading.bound or 0) - base <= TOTAL_GROWTH * total.soft
+
+
+def next_size(history: History, options: Options, now: float, waits: bool) -> float:
+    """Return the bytes at which a restart would be due that is not now; inf if at none.
+
+    waits: whether something else than the hard size can postpone it.
+    """
+    reading = history.reading
+    rate = options.restarts
+    if (not reading or options.dry_run or history.is_blocked
+            or rate and len(history.restarts_within(rate.secs, now)) >= rate.times):
+        return math.inf
+    soft = max(reading.soft, size_after_vain(SOFT, history, now))
+    hard = max(reading.hard, size_after_vain(HARD, history, now))
+    sizes = [hard] if options.patience or waits else [soft, hard]
+    return min((size for size in sizes if size >= (reading.memory or 0)), default=math.inf)
 
 
 def program_of(process: Process) -> str:
@@ -1232,560 +1382,228 @@ def program_of(process: Process) -> str:
     return re.sub(r'[-_.][0-9]+$', '', process.name)
 
 
+def pool_of(process: Process, limit: Limit | None, command: str) -> tuple[str, ...]:
+    """Return what the processes have in common of which memmon restarts one at a time.
+
+    Members of one group whose names differ by a number at their end; without a group, programs
+    that have one limit and one command as well, but for numbers.
+    """
+    stem = re.sub(r'[-_.]?[0-9]+$', '', process.name)
+    if process.name != process.group:
+        return process.group, stem
+    if stem == process.name:
+        return process.group, stem, ''
+    return '', stem, limit.given if limit else '', re.sub('[0-9]+', '0', command)
+
+
 def candidate_names(process: Process, option: str) -> list[list[str]]:
     """Return the names by which an option may mean a process: its own, then its program's."""
-    if option == 'any':
-        return []
     if option == 'groupname':
         return [[process.group]]
     return [[name, f'{process.group}:{name}'] for name in (process.name, program_of(process))]
 
 
-class Limits:
-    """The limits of the command line, made ready to be looked up."""
-
-    def __init__(self, limits: Sequence[Limit]) -> None:
-        self.limits = limits
-        self.by_name: dict[tuple[str, str], Limit] = {}
-        self.patterns: list[tuple[Limit, Callable[[str], object]]] = []
-        for limit in limits:
-            self.by_name.setdefault((limit.option, limit.pattern), limit)
-            if re.search(r'[*?[]', limit.pattern):
-                self.patterns.append((limit, re.compile(fnmatch.translate(limit.pattern)).match))
-
-    def apply_to(self, process: Process) -> Limit | None:
-        """Return the limit that applies to a process: the most specific, then the first given."""
-        for option in LIMIT_OPTIONS:
-            for names in candidate_names(process, option):
-                found = [self.by_name[option, name] for name in names
-                         if (option, name) in self.by_name]
-                if found:
-                    return min(found, key=self.limits.index)
-            for limit, matches in self.patterns:
-                if limit.option == option and self.covers(limit, matches, process):
-                    return limit
-        return None
-
-    def covers(self, limit: Limit, matches: Callable[[str], object], process: Process) -> bool:
-        """Tell whether the pattern of a limit matches a name of a process."""
-        return limit.option == 'any' or any(
-            matches(name) for names in candidate_names(process, limit.option) for name in names
-            if (':' in name) == (':' in limit.pattern))
-
-    def unmatched(self, processes: Sequence[Process]) -> list[Limit]:
-        """Return the limits that cover none of the processes."""
-        names = {(option, name) for option in LIMIT_OPTIONS for process in processes
-                 for names in candidate_names(process, option) for name in names}
-        matching = {limit for limit, matches in self.patterns
-                    if any(self.covers(limit, matches, process) for process in processes)}
-        return [limit for limit in self.limits
-                if (limit.option, limit.pattern) not in names and limit not in matching]
+def covers(limit: Limit, process: Process) -> bool:
+    """Tell whether a limit has a name of a process, or a pattern that matches one."""
+    return limit.option == 'any' or any(
+        fnmatch.fnmatchcase(name, limit.pattern) or name == limit.pattern
+        for names in candidate_names(process, limit.option) for name in names
+        if (':' in name) == (':' in limit.pattern))
 
 
-def explain_unmatched(unmatched: Sequence[Limit], processes: Sequence[Process]) -> list[str]:
-    """Return a sentence for each limit that covers no process, and what was perhaps meant."""
-    hint = similar_names if len(unmatched) <= 20 else same_name  # similar names take 1 ms each
-    return [f'{limit.given} covers no process{hint(limit, processes)}' for limit in unmatched]
+def find_limit(process: Process, limits: Sequence[Limit]) -> Limit | None:
+    """Return the limit that applies to a process: the most specific, then the first given."""
+    for option in LIMIT_OPTIONS:
+        rivals = [limit for limit in limits if limit.option == option]
+        for names in candidate_names(process, option) if rivals else ():
+            exact = [limit for limit in rivals if limit.pattern in names]
+            if exact:
+                return exact[0]
+        for limit in rivals:
+            if covers(limit, process):
+                return limit
+    return None
 
 
-def same_name(limit: Limit, processes: Sequence[Process]) -> str:
-    """Return the end of a sentence, for a name that another option would cover."""
+def explain_unmatched(limit: Limit, processes: Sequence[Process]) -> str:
+    """Return a sentence on a limit that matches no process, and what was perhaps meant."""
+    line = f'{limit.given} matches no process'
     if limit.option == 'program' and any(limit.pattern == process.group for process in processes):
-        return f'; {limit.pattern} is a group: use -g'
-    if limit.option == 'groupname' and any(
-            limit.pattern in names for process in processes
-            for names in candidate_names(process, 'program')):
-        return f'; {limit.pattern} is a program: use -p'
-    return ''
-
-
-def similar_names(limit: Limit, processes: Sequence[Process]) -> str:
-    """Return the end of a sentence: the names that a limit may have meant."""
-    hint = same_name(limit, processes)
-    if hint:
-        return hint
+        return f'{line}; {limit.pattern} is a group: use -g'
+    names = {option: {name for process in processes for names in candidate_names(process, option)
+                      for name in names} for option in ('program', 'groupname')}
+    if limit.option == 'groupname' and limit.pattern in names['program']:
+        return f'{line}; {limit.pattern} is a program: use -p'
     import difflib  # Imported here: costs 130 KB and is rarely needed.
-    names = {name for process in processes for names in candidate_names(process, limit.option)
-             for name in names if (':' in name) == (':' in limit.pattern)}
-    similar = difflib.get_close_matches(limit.pattern, sorted(names))
-    return f'; similar: {", ".join(similar)}' if similar else ''
+    similar = difflib.get_close_matches(limit.pattern, sorted(
+        name for name in names[limit.option] if (':' in name) == (':' in limit.pattern)))
+    return f'{line}; similar: {", ".join(similar)}' if similar else line
 
 
-# Restart: look again, stop, start, wait; told in a result.
+NEGLIGIBLE = 4 * MB  # a shell and a sleep
 
-STOP_TOLD_SECS = 10         # how long a stop may take before the log says so
-BACKOFF_PATIENCE_SECS = 60  # supervisord's three retries take 6 seconds, and what the starts take
-START_TRIES = 3             # before a failure to start is reported; memmon keeps trying
-LONGEST_PAUSE_SECS = 60     # between two tries
-COMPANIONS_PATIENCE_SECS = 10
-FRESH_SECS = 1              # after its start, a process is measured
-ORPHAN_PATIENCE_SECS = 600  # how long a worker goes on trying when memmon has gone
 
-NOT_OWED, ASKED, OWED = range(3)
-
-
-class Debt:
-    """What memmon owes a process that it stops: a start.
-
-    It is taken on before the stop, since the answer to the stop may be lost; and told to whoever
-    pays it should the worker be killed.
-    """
-
-    def __init__(self, state: int = NOT_OWED, start: int = 0, is_reported: bool = False) -> None:
-        self.state = state
-        self.start = start              # of what was stopped, while the state is OWED
-        self.is_reported = is_reported  # the user knows that the start fails
-        self.number = 0                 # of its job, among those of the worker
-        self.tell: Callable[[Debt], None] | None = None
-
-    def become(self, state: int, start: int = 0) -> None:
-        self.state, self.start = state, start
-        if self.tell:
-            self.tell(self)
-
-    def take_on(self) -> None:
-        """Note that supervisord is being asked for a stop."""
-        self.become(ASKED)
-
-    def confirm(self, stopped: Process) -> None:
-        """Note which run of the process was stopped."""
-        self.become(OWED, stopped.start)
-
-    def settle(self) -> None:
-        """Note that nothing is owed any more."""
-        self.become(NOT_OWED)
-
-
-class Job(NamedTuple):
-    """A process to restart, or to start if memmon has stopped it already."""
-
-    reading: Reading
-    debt: Debt
-    companions: tuple[str, ...] = ()  # namespecs of the other processes of its group
-    descendants: tuple[int, ...] = ()  # pids that its reading includes
-    recent: int = 0                    # how often memmon has restarted it within the last hour
-    course: str = ''                   # of its memory
-    is_put_off: bool = False           # its restart has been put off, and that was reported
-
-
-RESTARTED, LEFT_ALONE, PUT_OFF = 'restarted', 'left alone', 'put off'
-STOP_FAILED, START_FAILED = 'failed to stop', 'failed to start'
-
-
-class Result(NamedTuple):
-    """What became of the restart of one process."""
-
-    outcome: str
-    why: str
-    pid: int = 0              # of the process that supervisord shows in the end
-    fresh: int | None = None  # bytes, what that uses
-    survivors: tuple[tuple[int, int], ...] = ()  # pids and bytes, of what outlived the stop
-
-
-class Refusal(Exception):
-    """Why a process is not restarted: an outcome, and a reason on one line."""
-
-
-def is_same_run(measured: Process, seen: Process) -> bool:
-    """Tell whether supervisord shows the very process that was measured, and shows it as up."""
-    return seen.pid == measured.pid and seen.state in UP_STATES
-
-
-def is_owed_a_start(debt: Debt, seen: Process) -> bool:
-    """Tell whether a process is still as memmon's stop left it: nobody has started it since."""
-    return (debt.state == OWED and seen.state == ProcessStates.STOPPED
-            and seen.start == debt.start)
-
-
-def is_in_transit(seen: Process) -> bool:
-    """Tell whether a process is on its way down or up, or has just been stopped."""
-    if seen.state == ProcessStates.STOPPED:
-        return 0 <= seen.now - seen.stop < 3
-    return seen.state in (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
-
-
-def outcome_of(measured: Process, was_stopped: bool, seen: Process) -> tuple[str, str]:
-    """Return what became of a restart, and a reason.
-
-    From what was measured, whether memmon is known to have stopped it, and what supervisord shows
-    in the end.
-    """
-    state = f'it is {seen.statename}'
-    if not was_stopped and is_same_run(measured, seen):
-        return LEFT_ALONE, 'the request to stop it was lost'
-    if not was_stopped:
-        return LEFT_ALONE, f'{state} with pid {seen.pid}'
-    if seen.state == ProcessStates.RUNNING:
-        return RESTARTED, f'pid {measured.pid} -> {seen.pid}'
-    if seen.state in (ProcessStates.STOPPING, ProcessStates.STOPPED):
-        return LEFT_ALONE, 'someone else has stopped it'
-    return START_FAILED, first_and_last_line(f'{state}: {seen.spawnerr}'.rstrip(': '))
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether there is a process with this pid."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def run_commands(options: Options, event: str, reading: Reading, reason: str, new_pid: int = 0
-                 ) -> bool:
-    """Run the user's commands for an event, and log how they fail.
-
-    Returns whether one of those that come before a restart asks to wait, after which no other is
-    run. Over the second size of the limit none is heard.
-    """
-    variables = {
-        'MEMMON_EVENT': event,
-        'MEMMON_PROCESS': reading.process.namespec,
-        'MEMMON_GROUP': reading.process.group,
-        'MEMMON_NAME': reading.process.name,
-        'MEMMON_PID': str(reading.process.pid),
-        'MEMMON_NEW_PID': str(new_pid or ''),
-        'MEMMON_MEMORY': '' if reading.memory is None else str(reading.memory),
-        'MEMMON_LIMIT': '' if reading.size is None else str(reading.size),
-        'MEMMON_UPTIME': str(reading.uptime),
-        'MEMMON_REASON': first_and_last_line(reason),
-    }
-    for command in [command for name, command in options.on if name == event]:
-        try:
-            run_for_user(command, COMMAND_TIMEOUT_SECS, variables=variables)
-        except (OSError, ValueError, CommandError) as error:
-            if event != 'before' or getattr(error, 'status', 0) != os.EX_TEMPFAIL:
-                log.error('%s: the command %r of -o %s failed: %s', reading.process.namespec,
-                          command, event, error)
-            elif not is_urgent(reading):
-                return True
-    return False
-
-
-class Restarter:
-    """What restarts processes: in any number of threads, each process in one."""
-
-    def __init__(self, server: Server, supervisord_pid: int, options: Options,
-                 has_gone: Callable[[], bool]) -> None:
-        self.server = server
-        self.supervisord_pid = supervisord_pid
-        self.options = options
-        self.has_gone = has_gone  # tells whether the listener has: then nothing new is begun
-
-    def restart(self, job: Job) -> tuple[Job, Result]:
-        """Restart a process, or start it if memmon has stopped it already.
-
-        Returns the job with the last reading before the stop. A job whose debt is still OWED is
-        to be paid later.
-        """
-        try:
-            if job.debt.state == NOT_OWED:
-                job = self.look_again(job)
-                self.run_before(job.reading)
-                self.stop(job)
-        except Refusal as refusal:
-            return job, Result(*refusal.args)
-        return job, self.pay(job, START_TRIES)
-
-    def look_again(self, job: Job) -> Job:
-        """Return the job with a last reading; raise Refusal if that is no reason to restart."""
-        process = job.reading.process
-        self.check_same_run(process)
-        try:
-            table = read_process_table()
-        except MeasureError as error:
-            raise Refusal(LEFT_ALONE, f'it could not be measured again: {error}') from None
-        reading = measure_again(table, self.supervisord_pid, job.reading, self.options.kind)
-        if reading.memory is None:
-            raise Refusal(LEFT_ALONE, 'it could not be measured again')
-        if not is_over(reading):
-            raise Refusal(LEFT_ALONE, f'now it is {describe_use(reading)}' if reading.total is None
-                          else f'now the total is {format_size(reading.total)}')
-        pids = tree(table, process.pid)[1:] if reading.with_descendants else []
-        return job._replace(reading=reading, descendants=tuple(pids))
-
-    def run_before(self, reading: Reading) -> None:
-        """Run the commands that come before a restart; raise Refusal if one asks to wait."""
-        if run_commands(self.options, 'before', reading, describe_cause(reading)):
-            raise Refusal(PUT_OFF, 'a before command asked to wait')
-
-    def check_same_run(self, process: Process) -> None:
-        """Raise Refusal unless supervisord still shows the process that was measured."""
-        if self.has_gone():
-            raise Refusal(LEFT_ALONE, 'memmon has been stopped')
-        try:
-            seen = self.server.process(process.namespec)
-        except (Fault, SupervisordError) as error:
-            raise Refusal(LEFT_ALONE, reason_of(error)) from None
-        if not is_same_run(process, seen):
-            raise Refusal(LEFT_ALONE, f'it is {seen.statename} with pid {seen.pid}')
-
-    def await_companions(self, job: Job) -> None:
-        """Wait until no other process of the group is on its way down or up; or raise Refusal.
-
-        Another memmon, which this one replaces, may be restarting it, or an operator.
-        """
-        deadline = time.monotonic() + COMPANIONS_PATIENCE_SECS
-        while job.companions:
-            try:
-                moving = list(filter(is_in_transit, self.server.known(job.companions)))
-            except (Fault, SupervisordError) as error:
-                raise Refusal(LEFT_ALONE, reason_of(error)) from None
-            if not moving:
-                break
-            if time.monotonic() >= deadline:
-                raise Refusal(LEFT_ALONE, f'{moving[0].namespec} is {moving[0].statename}, and its '
-                              'group loses one process at a time')
-            time.sleep(1)
-
-    def stop(self, job: Job) -> None:
-        """Have supervisord stop a process; raise Refusal if it does not.
-
-        The process may have ended by itself just now: then its successor is stopped, and owed the
-        start.
-        """
-        self.await_companions(job)
-        self.check_same_run(job.reading.process)
-        job.debt.take_on()
-        try:
-            _, stopped = self.server.stop(job.reading.process.namespec)
-            job.debt.confirm(stopped)
-        except Fault as fault:
-            job.debt.settle()
-            is_down = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
-            raise Refusal(LEFT_ALONE if is_down else STOP_FAILED, reason_of(fault)) from None
-        except Exception as error:  # whatever it is, the process may have been stopped
-            log.debug('%s: the answer to the stop is lost: %s', job.reading.process.namespec,
-                      reason_of(error))
-
-    def pay(self, job: Job, tries: float) -> Result:
-        """Start what memmon has stopped; after so many tries say why not, and still owe it."""
-        give_up = float('inf')
-        for count in itertools.count(1):
-            try:
-                return self.start(job)
-            except Exception as error:  # whatever it is, the start is owed
-                failure = error
-            if self.has_gone():
-                give_up = min(give_up, time.monotonic() + ORPHAN_PATIENCE_SECS)
-            result = self.reason_to_end(failure, time.monotonic() >= give_up)
-            if result:
-                job.debt.settle()
-                return result
-            if count >= tries:
-                return Result(START_FAILED, f'{reason_of(failure)}; memmon keeps trying')
-            self.pause(min(2 ** min(count - 1, 9), LONGEST_PAUSE_SECS))
-        raise AssertionError('unreachable')
-
-    def reason_to_end(self, failure: Exception, is_time_up: bool) -> Result | None:
-        """Return why memmon need not, or will not, start a process any more; None if it will."""
-        if isinstance(failure, Fault) and failure.faultCode == Faults.BAD_NAME:
-            return Result(LEFT_ALONE, 'supervisord no longer knows it')
-        if not is_alive(self.supervisord_pid):
-            return Result(LEFT_ALONE, 'supervisord has ended')
-        if is_time_up:
-            return Result(START_FAILED, f'{reason_of(failure)}; memmon has given up')
-        return None
-
-    def pause(self, secs: float) -> None:
-        """Wait, but not for a supervisord that has ended."""
-        end = time.monotonic() + secs
-        while time.monotonic() < end and is_alive(self.supervisord_pid):
-            time.sleep(min(1, secs))
-
-    def start(self, job: Job) -> Result:
-        """Start a process once it is down, wait until it is up, and settle the debt.
-
-        Raises Fault, SupervisordError.
-        """
-        process, debt = job.reading.process, job.debt
-        seen = self.wait_until(process, is_not_stopping, STOP_TOLD_SECS)
-        if seen.state == ProcessStates.STOPPING:
-            log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its section',
-                        process.namespec, STOP_TOLD_SECS)
-            seen = self.wait_until(process, is_not_stopping)
-        if debt.state == ASKED and seen.state == ProcessStates.STOPPED:
-            debt.confirm(seen)  # who else may have stopped it, nobody can know
-        started = time.monotonic()
-        if is_owed_a_start(debt, seen):
-            self.server.start(process.namespec)
-        seen = self.wait_until(process, has_come_up, BACKOFF_PATIENCE_SECS)
-        if seen.state == ProcessStates.STARTING:
-            seen = self.wait_until(process, is_not_starting)
-        if is_owed_a_start(debt, seen):
-            raise SupervisordError('supervisord did not start it')
-        outcome, why = outcome_of(process, debt.state == OWED, seen)
-        result = Result(outcome, why, seen.pid)
-        if outcome == RESTARTED:
-            time.sleep(max(0, started + FRESH_SECS - time.monotonic()))
-            result = self.measure_fresh(job, seen, result)
-        debt.settle()
-        return result
-
-    def wait_until(self, process: Process, is_true: Callable[[Process], bool],
-                   secs: float = float('inf')) -> Process:
-        """Look at a process until something is true of it, or time is up; return the last look.
-
-        Looks come every 0.1 seconds at first, and every second later. Raises Fault,
-        SupervisordError.
-        """
-        began = time.monotonic()
-        while True:
-            seen = self.server.process(process.namespec)
-            waited = time.monotonic() - began
-            if is_true(seen) or waited >= secs:
-                return seen
-            time.sleep(min(1.0, 0.1 + waited / 10))
-
-    def measure_fresh(self, job: Job, seen: Process, result: Result) -> Result:
-        """Return the result with what the new process uses, and what outlived the old one."""
-        try:
-            table = read_process_table()
-        except MeasureError as error:
-            log.warning('%s could not be measured after its restart: %s', seen.namespec, error)
-            return result
-        fresh = measure_again(table, self.supervisord_pid, job.reading._replace(process=seen),
-                              self.options.kind)
-        survivors = [(pid, rss) for pid in set(job.descendants) - set(tree(table, seen.pid))
-                     for rss in [table.rss(pid)] if rss]  # a zombie has none
-        return result._replace(fresh=fresh.memory, survivors=tuple(sorted(survivors)))
-
-
-def is_not_stopping(seen: Process) -> bool:
-    return bool(seen.state != ProcessStates.STOPPING)
-
-
-def is_not_starting(seen: Process) -> bool:
-    return bool(seen.state != ProcessStates.STARTING)
-
-
-def has_come_up(seen: Process) -> bool:
-    """Tell whether supervisord is done with starting a process, for better or worse.
-
-    It may be about to start again what has just ended: autorestart does within a second.
-    """
-    if seen.state == ProcessStates.EXITED:
-        return not 0 <= seen.now - seen.stop < 3
-    return seen.state not in (ProcessStates.STARTING, ProcessStates.BACKOFF)
-
-
-def reason_of(error: Exception) -> str:
-    """Return why something failed, on one line."""
-    return first_and_last_line(error.faultString if isinstance(error, Fault) else error)
-
-
-# Report: log lines and mail.
-
-def describe_limits(options: Options) -> str:
-    """Return the limits as they were given."""
-    limits = [*options.limits, *([options.total] if options.total else [])]
-    return ', '.join(limit.given for limit in limits)
-
-
-def describe_restart(job: Job, result: Result) -> str:
-    """Return what became of a process and its memory, as the end of a sentence."""
-    reading = job.reading
-    parts = [result.why]
-    if result.fresh is not None and reading.memory is not None:
-        parts.append(f', {kind_of(reading)} {format_size(reading.memory)} -> '
-                     f'{format_size(result.fresh)}')
-    if result.outcome == RESTARTED and job.recent:
-        parts.append(f', restart {job.recent + 1} within the hour')
-    if result.survivors:
-        alive = ', '.join(f'pid {pid} ({format_size(rss)})' for pid, rss in result.survivors)
-        parts.append(f'; still alive after the stop: {alive}; to stop them as well, put '
-                     'stopasgroup=true and killasgroup=true into the section of the program')
-    return ''.join(parts)
-
-
-def describe_futility(job: Job, result: Result) -> str:
-    """Return why a restart was of no use; empty if it was."""
-    reading, fresh = job.reading, result.fresh
-    if not gains_nothing(reading, fresh) or fresh is None or not reading.limit:
+def look_below(processes: Processes, process: Process) -> str:
+    """Return a sentence on a process whose descendants use more than itself; else nothing."""
+    own, *below = [processes.rss(pid) or 0 for pid in tree(processes, process.pid)]
+    if sum(below) <= max(own, NEGLIGIBLE):
         return ''
-    until = f'memmon leaves it alone until it uses {format_size(fresh * GROWTH_SINCE_FRESH)}'
-    if reading.total is not None:
-        return (f'a restart does not help: the program needs {kind_of(reading)} '
-                f'{format_size(fresh)} when it is fresh; {until}')
-    return (f'the limit is below what the program needs: {kind_of(reading)} {format_size(fresh)} '
-            f'when it is fresh, {format_size(reading.size or 0)} allowed '
-            f'({reading.limit.given}); {until}, or has been below its limit')
+    return (f'{process.namespec} uses {format_size(own)}, and its descendants use '
+            f'{format_size(sum(below))}: add -c to count them as well; and put stopasgroup=true '
+            'and killasgroup=true into its section (killasgroup=true alone where it stops its '
+            'workers itself, as celery does), so that a stop ends them as well')
 
 
-class News(NamedTuple):
-    """Something to report."""
+def describe_use(reading: Reading) -> str:
+    """Return what a process uses, such as RSS 70.6MB."""
+    if reading.memory is None:
+        return f'{reading.measure} unknown'
+    colon = ':' * (' with ' in reading.measure)
+    return f'{reading.measure}{colon} {format_size(reading.memory)}'
+
+
+def describe_sizes(reading: Reading) -> str:
+    """Return what the limit comes to, such as 200MB, 200MB..300MB or none."""
+    if not reading.limit:
+        return '-'
+    sizes = [format_size(size) for size in (reading.soft, reading.hard) if size != math.inf]
+    return '..'.join(sizes) or 'none'
+
+
+def describe_excess(reading: Reading) -> str:
+    """Return what exceeds which limit, such as RSS 270.6MB is over 200MB (-a 200MB)."""
+    size = reading.hard if reading.level == HARD else reading.soft
+    given = reading.limit.given if reading.limit else ''
+    return f'{describe_use(reading)} is over {format_size(size)} ({given})'
+
+
+def describe_cause(reading: Reading, total: Reading | None) -> str:
+    """Return why it is this process that is to be restarted."""
+    uptime = 'unknown' if reading.uptime is None else format_duration(reading.uptime)
+    if not total:
+        return f'{describe_excess(reading)}, uptime {uptime}'
+    return (f'total {describe_excess(total)}, and {reading.process.namespec} has '
+            f'{format_size(reading.memory or 0)}, uptime {uptime}')
+
+
+# Report: an event, and its three sinks: the log, the mail and the user's command.
+
+class Event(NamedTuple):
+    """A row of the table of events."""
 
     level: int
-    line: str                       # of the log
-    subject: str = ''               # of the mail; empty: there is none
-    reading: Reading | None = None  # of the process that it is about
-    new_pid: int | None = None      # 0: the process does not run
-    course: str = ''                # of the memory
-    event: str = ''                 # for which the user may have commands
+    subject: str = ''  # of the mail; none: there is none
+    command: str = ''  # the event of -o
 
 
-def news_of_restart(options: Options, job: Job, result: Result) -> News:
-    """Return what to report of a restart, or of its failure."""
-    reading, namespec, outcome = job.reading, job.reading.process.namespec, result.outcome
-    line = (f'{outcome} {namespec}: {describe_cause(reading)}, uptime '
-            f'{format_duration(reading.uptime)}; {describe_restart(job, result)}')
-    if outcome == RESTARTED:
-        futility = describe_futility(job, result)
-        is_mailed = futility or reading.uptime <= options.uptime
-        return News(logging.WARNING if futility else logging.INFO,
-                    f'{line}; {futility}' if futility else line,
-                    f'process {namespec} restarted' if is_mailed else '',
-                    reading, result.pid, job.course, 'after')
-    if outcome in (STOP_FAILED, START_FAILED) and not job.debt.is_reported:
-        return News(logging.ERROR, line, f'{outcome} process {namespec}', reading, result.pid,
-                    job.course, 'failed')
-    is_known = outcome == PUT_OFF and job.is_put_off
-    return News(logging.DEBUG if is_known else logging.INFO, line)
+EVENTS = {
+    'restarted': Event(logging.INFO, 'process {} restarted', 'after'),
+    'not restarted': Event(logging.INFO),
+    'postponed': Event(logging.INFO),
+    'postponed for an hour': Event(logging.WARNING, 'restart of process {} postponed', 'held'),
+    'failed to stop': Event(logging.ERROR, 'failed to stop process {}', 'failed'),
+    'failed to start': Event(logging.ERROR, 'failed to start process {}', 'failed'),
+    'gave up starting': Event(logging.ERROR, 'gave up starting process {}', 'failed'),
+    'still down': Event(logging.ERROR, 'process {} is still down'),
+    'would restart': Event(logging.INFO, 'would restart process {}'),
+    'limit too low': Event(logging.WARNING, 'limit of process {} is too low'),
+    'total too low': Event(logging.WARNING, 'no restart brings the total below its limit'),
+    'held': Event(logging.WARNING, 'process {} held', 'held'),
+    'near limit': Event(logging.WARNING, 'process {} is near its limit', 'warn'),
+    'tick skipped': Event(logging.ERROR),
+    'blind': Event(logging.ERROR, 'nothing could be checked at two ticks in a row'),
+    'seen again': Event(logging.INFO, 'processes are checked again'),
+}
 
 
-def news_of_hold(rate: Rate, reading: Reading, course: str) -> News:
-    """Return what to report of a process that -r keeps from being restarted."""
-    times = 'once' if rate.times == 1 else f'{rate.times} times'
-    namespec = reading.process.namespec
-    return News(logging.WARNING,
-                f'held {namespec}: {describe_cause(reading)}, uptime '
-                f'{format_duration(reading.uptime)}; memmon has restarted it {times} within '
-                f'{format_duration(rate.secs)}, and leaves it running',
-                f'process {namespec} held', reading, course=course, event='held')
+class Report(NamedTuple):
+    """Something to report."""
+
+    event: str                         # a key of EVENTS
+    line: str                          # of the log, without the event
+    reading: Optional[Reading] = None  # of the process that it is about
+    total: Optional[Reading] = None    # where the restart is for its sake
+    new_pid: Optional[int] = None      # 0: the process does not run; None: it was not touched
+    course: str = ''                   # a picture of the memory of the process
+    after_done: bool = False           # the user's commands for it have been run
+
+    @property
+    def namespec(self) -> str:
+        return self.reading.process.namespec if self.reading else ''
+
+    @property
+    def text(self) -> str:
+        """The line of the log."""
+        words = [self.event, self.namespec] if self.namespec else [self.event]
+        return one_line(f'{" ".join(words)}: {self.line}')
 
 
-def news_of_warning(reading: Reading, course: str, forecast: str) -> News:
-    """Return what to report of a process that is near its limit."""
-    headline = f'process {reading.process.namespec} uses {share_of(reading) or 0:.0%} of its limit'
-    limit = reading.limit.given if reading.limit else ''
-    return News(logging.WARNING,
-                f'{headline}: {describe_use(reading)} of {describe_sizes(reading)} ({limit}), '
-                f'uptime {format_duration(reading.uptime)}{forecast}',
-                headline, reading, course=course, event='warn')
+def write_log(report: Report) -> None:
+    """Log a report: its first sink."""
+    log.log(EVENTS[report.event].level, '%s', report.text)
 
 
-def news_of_dry_run(reading: Reading, course: str) -> News:
-    """Return what to report of a process that would be restarted but for --dry-run."""
-    namespec = reading.process.namespec
-    return News(logging.INFO,
-                f'would restart {namespec}: {describe_cause(reading)}, uptime '
-                f'{format_duration(reading.uptime)}',
-                f'would restart process {namespec}', reading, course=course)
+def deliveries(options: Options, report: Report) -> list[Delivery]:
+    """Return the mail and the user's commands for a report: its other sinks."""
+    event, reading = EVENTS[report.event], report.reading
+    is_young = not reading or reading.uptime is None or reading.uptime <= options.uptime
+    found = []
+    if options.email and event.subject and (report.event != 'restarted' or is_young):
+        found.append(Delivery(options.sendmail_program, bytes(write_mail(options, report)), {}))
+    if event.command and reading and not report.after_done:
+        found += [Delivery(command, b'', variables(event.command, report))
+                  for name, command in options.on if name == event.command]
+    return found
 
 
-def deliver(options: Options, news: News) -> None:
-    """Mail news, and run the user's commands for it."""
-    if options.email and news.subject:
-        send_mail(options, write_mail(options, news))
-    if news.event and news.reading:
-        run_commands(options, news.event, news.reading, news.line, news.new_pid or 0)
+class Delivery(NamedTuple):
+    """A command of the user's to run, with what it reads from stdin and from its environment."""
+
+    command: str
+    text: bytes                  # a mail; empty: it is a command of -o
+    variables: Mapping[str, str]
 
 
-def is_deliverable(options: Options, news: News) -> bool:
-    """Tell whether news is to be mailed, or is an event for which the user has commands."""
-    return bool(options.email and news.subject or news.event in dict(options.on))
+def deliver(delivery: Delivery) -> int:
+    """Run a command of the user's, log how it fails, and return its exit status."""
+    try:
+        timeout_secs = MAIL_TIMEOUT_SECS if delivery.text else COMMAND_TIMEOUT_SECS
+        run_for_user(delivery.command, timeout_secs, delivery.text, delivery.variables)
+        return 0
+    except (OSError, ValueError, CommandError) as error:
+        status = getattr(error, 'status', 0) or 1
+        event = delivery.variables.get('MEMMON_EVENT', '')
+        if event != 'before' or status != os.EX_TEMPFAIL:
+            what = f'-o {event}' if event else '-s: no mail was sent'
+            log.error('the command %s of %s failed: %s', one_line(repr(delivery.command)), what,
+                      one_line(error))
+        return status
+    finally:
+        if not delivery.text:
+            with contextlib.suppress(OSError):
+                os.write(2, b'\n')  # what it printed may have no end of its own
+
+
+def variables(event: str, report: Report) -> dict[str, str]:
+    """Return what a command of the user's finds in its environment; sizes are in bytes."""
+    reading, total = report.reading, report.total
+    assert reading
+    soft = math.inf if total else reading.soft
+    found = {
+        'EVENT': event,
+        'PROCESS': reading.process.namespec,
+        'GROUP': reading.process.group,
+        'NAME': reading.process.name,
+        'PID': reading.process.pid,
+        'NEW_PID': report.new_pid or '',
+        'MEMORY': '' if reading.memory is None else reading.memory,
+        'LIMIT': '' if soft == math.inf else int(soft),
+        'TOTAL': total.memory if total else '',
+        'TOTAL_LIMIT': int(total.soft) if total else '',
+        'UPTIME': '' if reading.uptime is None else reading.uptime,
+        'REASON': report.text,
+    }
+    return {f'MEMMON_{name}': str(value).replace('\0', '') for name, value in found.items()}
 
 
 # Neither base64 nor quoted-printable: readable for any command that -s may name.
@@ -1793,38 +1611,38 @@ UTF_8 = email.charset.Charset('utf-8')
 UTF_8.body_encoding = None  # type: ignore[assignment]
 
 
-def write_mail(options: Options, news: News) -> email.message.Message:
-    """Return the mail about some news."""
-    subject = f'memmon: {news.subject}'
+def write_mail(options: Options, report: Report) -> email.message.Message:
+    """Return the mail about a report."""
+    subject = EVENTS[report.event].subject.format(one_line(report.namespec))
     rows = [
-        ('host', socket.gethostname()),
+        ('host', one_line(socket.gethostname())),
         ('time', f'{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}'),
-        *(describe_process(news) if news.reading else []),
-        ('course', news.course),
-        ('reason', news.line),
+        *(describe_process(report, report.reading) if report.reading else []),
+        ('course', report.course),
+        ('reason', report.text),
     ]
     lines = [f'{name}:'.ljust(10) + value for name, value in rows if value]
     mail = email.message.Message()
     mail['To'] = ', '.join(options.email)
-    mail['Subject'] = encode_header(f'memmon [{options.name}]: {news.subject}' if options.name
-                                    else subject)
-    mail.set_payload('\n'.join([subject, '', *lines]) + '\n', UTF_8)
+    mail['Subject'] = encode_header(f'memmon [{options.name}]: {subject}' if options.name
+                                    else f'memmon: {subject}')
+    text = '\n'.join([f'memmon: {subject}', '', *lines]) + '\n'
+    mail.set_payload(text.encode('utf-8', 'backslashreplace').decode(), UTF_8)
     return mail
 
 
-def describe_process(news: News) -> list[tuple[str, str]]:
+def describe_process(report: Report, reading: Reading) -> list[tuple[str, str]]:
     """Return the rows of a mail about the process that it is about."""
-    reading = news.reading
-    assert reading and reading.limit
     pid = str(reading.process.pid)
+    judged = report.total or reading
     return [
-        ('uptime', format_duration(reading.uptime)),
-        *([('pid', pid)] if news.new_pid is None
-          else [('old pid', pid), ('new pid', str(news.new_pid or 'none'))]),
-        (kind_of(reading), describe_memory(reading)),
-        ('total', '' if reading.total is None else format_size(reading.total)),
-        ('limit', describe_sizes(reading)),
-        ('set by', reading.limit.given),
+        ('uptime', '' if reading.uptime is None else format_duration(reading.uptime)),
+        *([('pid', pid)] if report.new_pid is None
+          else [('old pid', pid), ('new pid', str(report.new_pid or 'none'))]),
+        ('memory', describe_use(reading)),
+        ('total', describe_use(report.total) if report.total else ''),
+        ('limit', describe_sizes(judged)),
+        ('set by', judged.limit.given if judged.limit else ''),
     ]
 
 
@@ -1835,610 +1653,847 @@ def encode_header(text: str) -> str:
     """
     if text.isascii() and text.isprintable() and '=?' not in text:
         return text
+    text = text.encode('utf-8', 'backslashreplace').decode()
     return email.header.Header(text, 'utf-8', header_name='Subject').encode()
 
 
-def send_mail(options: Options, mail: email.message.Message) -> None:
-    """Pipe a mail into the sendmail command, whose output goes where the log goes."""
-    try:
-        run_for_user(options.sendmail_program, MAIL_TIMEOUT_SECS, bytes(mail))
-    except (OSError, CommandError) as error:
-        log.error('no mail to %s: the command %r failed: %s', mail['To'],
-                  options.sendmail_program, error)
+# Restart: one process, from the last look to the new pid.
+
+SIBLINGS_PATIENCE_SECS = 10  # for a member of the pool that is on its way down or up
+SLOW_STOP_SECS = 10          # how long a stop may take before the log says so
+DYING_SECS = 1               # for what was signalled with its parent: it may end after it
+UP_SECS = 1                  # how long a process must run to be up
+FIRST_UP_SECS = 10           # likewise the first of a pool: a broken one may run for some seconds
+START_TRIES = 3              # before a failure to start is reported; memmon keeps trying
+BACKOFF_SECS = 60            # supervisord's three retries take six, and what the starts take
+FATAL_PAUSES = (10, 50, 120, 420)  # seconds between the tries after supervisord has given up
+LONGEST_PAUSE_SECS = 60
+ORPHAN_PATIENCE_SECS = 600   # how long a worker goes on trying when memmon has gone
+LISTENER_PATIENCE_SECS = 10  # how long supervisord's events may wait for a restart
 
 
-# Workers: the process that restarts, group by group, and what it owes.
+class Site(NamedTuple):
+    """Where a worker works."""
 
-MAX_RESTARTS_AT_ONCE = 16
-OUTCOMES = ('', RESTARTED, LEFT_ALONE, PUT_OFF, STOP_FAILED, START_FAILED)
-
-
-class Note(NamedTuple):
-    """What a worker tells the listener of a job, through a pipe, whenever it changes."""
-
-    job: int          # its place among the worker's jobs
-    state: int        # of its debt, as are the next two
-    start: int
-    is_reported: int
-    outcome: int      # its place in OUTCOMES; 0 until the job is done
-    pid: int
-    fresh: int        # bytes; -1 if not known
-
-
-NOTE = struct.Struct('=iiqiiqq')  # less than PIPE_BUF, so that it is written whole or not at all
-
-
-def group_jobs(jobs: Iterable[Job], busy: Iterable[str]) -> list[list[Job]]:
-    """Return the jobs whose groups are not busy, group by group, in the order given."""
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.reading.process.group, []).append(job)
-    return [jobs for group, jobs in groups.items() if group not in busy]
-
-
-class Task(NamedTuple):
-    """What a worker is to do."""
-
-    groups: Sequence[Sequence[Job]]
-    news: Sequence[News]   # to deliver
+    options: Options
+    server: Server
     supervisord_pid: int
+    listener_pid: int
+    in_listener: bool = False  # there is no worker: `before` is skipped, waiting is kept short
 
 
-class Work:
-    """The jobs of a worker, as the worker does them: a thread for each group."""
+class Job(NamedTuple):
+    """A process to restart, or to start if memmon has asked for its stop already."""
 
-    def __init__(self, options: Options, restarter: Restarter, pipe: int) -> None:
-        self.options = options
-        self.restarter = restarter
-        self.pipe = pipe  # to the listener
-        self.waiting: collections.deque[Sequence[Job]] = collections.deque()  # groups
-        self.threads: list[threading.Thread] = []
+    history: History
+    reading: Reading
+    total: Optional[Reading]
+    siblings: Tuple[str, ...] = ()  # namespecs of the other members of its pool
+    is_owed: bool = False           # a stop was asked for
+    is_reported: bool = False       # that its start fails
+    is_first: bool = True           # of those of its pool that a worker restarts
+    counted: Mapping[int, Stat] = {}  # its descendants at the last measurement
 
-    def do(self, groups: Sequence[Sequence[Job]], news: Sequence[News]) -> None:
-        """Restart the processes of several groups side by side, those of each group in turn.
 
-        News that has been logged already is delivered.
-        """
-        for job in itertools.chain.from_iterable(groups):
-            job.debt.tell = self.tell
-        self.waiting.extend(groups)
-        for item in news:
-            self.spawn(deliver, self.options, item)
-        for _ in groups[1:MAX_RESTARTS_AT_ONCE]:
-            self.spawn(self.restart_groups)
-        self.restart_groups()
-        while self.threads:
-            self.threads.pop().join()
+class Line(NamedTuple):
+    """What a worker writes to the listener: an event, and what became of the process."""
 
-    def spawn(self, do: Callable[..., None], *args: Any) -> None:
-        """Do something in a thread of its own; in this one where no more can be started.
+    event: str                       # a key of EVENTS, or STOPPING
+    text: str = ''
+    new_pid: Optional[int] = None
+    memory: Optional[int] = None     # bytes, at the last look before the stop
+    total: Optional[int] = None
+    uptime: Optional[int] = None     # seconds, likewise
+    is_done: bool = True
+    tried: int = 0                   # when the last start was asked for, by supervisord's clock
+    command: str = ''                # the event of -o whose commands the worker runs itself
 
-        Not in a ThreadPoolExecutor, which keeps what it has failed to start a thread for.
-        """
-        thread = threading.Thread(target=self.attempt, args=(do, *args))
+
+STOPPING = 'stopping'
+LOST_EVENTS = ('failed to start', 'gave up starting')
+
+
+class NotRestarted(Exception):
+    """Why a process is not restarted: an event, and a reason."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return why something failed, on one line."""
+    return one_line(error.faultString if isinstance(error, Fault) else error)
+
+
+def has_gone(site: Site) -> bool:
+    """Tell whether the listener has ended: then nothing new is begun."""
+    return not site.in_listener and os.getppid() != site.listener_pid
+
+
+def restart(job: Job, site: Site, config: Mapping[str, Any]) -> Iterator[Line]:
+    """Restart a process, or bring back what memmon has stopped already.
+
+    config: what supervisord's getAllConfigInfo says of it; {} where it says nothing. Yields what
+    the listener is to know, when it happens. The last line is done, but in the listener itself,
+    which goes on later with a job that is owed.
+    """
+    was_run = False  # a `before` that ended with 0
+    stopped: Process | None = None
+    try:
+        if not job.is_owed:
+            job.history.is_blocked = False  # a look has found its pool busy: with this job
+            await_siblings(job, site)
+            job = look_again(job, site)
+            if not site.in_listener and any(event == 'before' for event, _ in site.options.on):
+                was_run, waits = run_before(job, site)
+                if waits:
+                    raise NotRestarted('postponed', 'a before command asked to wait')
+                await_siblings(job, site)
+                job = look_again(job, site)
+            yield note(job, STOPPING, is_done=False)
+            stopped = stop(job, site)
+    except NotRestarted as refused:
+        event, text = refused.args
+        yield note(job, event, text, **what_follows(job, site, was_run))
+        return
+    yield from bring_back(job, site, config, stopped)
+
+
+def note(job: Job, event: str, text: str = '', **fields: Any) -> Line:
+    """Return a line on a job."""
+    cause = describe_cause(job.reading, job.total)
+    return Line(event, f'{cause}; {text}', memory=job.reading.memory, uptime=job.reading.uptime,
+                total=job.total.memory if job.total else None, **fields)
+
+
+def what_follows(job: Job, site: Site, was_run: bool) -> dict[str, Any]:
+    """Return which commands follow a `before` that has run, where there is no restart."""
+    if not was_run:
+        return {}
+    try:
+        seen = site.server.process(job.reading.process.namespec)
+        pid = seen.pid if seen.state in UP_STATES else 0
+    except (Fault, SupervisordError):
+        pid = 0
+    return {'command': 'after' if pid else 'failed', 'new_pid': pid}
+
+
+def await_siblings(job: Job, site: Site) -> None:
+    """Wait until no other member of the pool is on its way down or up. Raises NotRestarted."""
+    deadline = time.monotonic() + SIBLINGS_PATIENCE_SECS * (not site.in_listener)
+    while job.siblings:
         try:
-            thread.start()
-        except RuntimeError:  # no memory for a stack; and a limit of processes counts threads
-            self.attempt(do, *args)
-        else:
-            self.threads.append(thread)
+            moving = [seen for seen in site.server.processes()
+                      if seen.namespec in job.siblings and is_moving(seen)]
+        except (Fault, SupervisordError) as error:
+            raise NotRestarted('not restarted', reason_of(error)) from None
+        if not moving:
+            return
+        if time.monotonic() >= deadline:
+            raise NotRestarted('not restarted', f'{moving[0].namespec} is {moving[0].statename}: '
+                               'only one process of a pool is restarted at a time')
+        time.sleep(1)
 
-    def attempt(self, do: Callable[..., None], *args: Any) -> None:
-        """Do something in a thread, and log what goes wrong: nobody else would see it."""
+
+def is_moving(seen: Process) -> bool:
+    """Tell whether a process is on its way down or up, or has just been stopped."""
+    if seen.state == ProcessStates.STOPPED:
+        return 0 <= seen.now - seen.stop < 3
+    return seen.state in (ProcessStates.STARTING, ProcessStates.STOPPING)
+
+
+def look_again(job: Job, site: Site) -> Job:
+    """Return the job as it is now. Raises NotRestarted unless a restart is still due."""
+    process = job.reading.process
+    if has_gone(site):
+        raise NotRestarted('not restarted', 'memmon has been stopped')
+    try:
+        seen = site.server.process(process.namespec)
+        if seen.run != process.run or seen.state not in UP_STATES:
+            raise NotRestarted('not restarted', describe_state(seen))
+        processes = read_process_table()
+        children = processes.children(site.supervisord_pid)
+    except (Fault, SupervisordError, MeasureError, OSError) as error:
+        raise NotRestarted('not restarted', reason_of(error)) from None
+    if process.pid not in children:
+        raise NotRestarted('not restarted', 'it could not be measured again')
+    old, options, total = job.reading, site.options, job.total
+    reading = take_reading(processes, seen, old.limit, (old.soft, old.hard), options, True)
+    if total and total.limit:
+        sizes = total.soft, total.hard
+        total = add_up([take_reading(processes, ALL._replace(pid=pid), total.limit, sizes, options,
+                                     True) for pid in children], total.limit, sizes)
+    job.history.is_blocked = False  # its pool is busy with this very job
+    if judge(reading, job.history, options, time.monotonic(), total) != DUE:
+        now = f'total {describe_use(total)}' if total else describe_use(reading)
+        raise NotRestarted('not restarted', f'it is now {now}')
+    whole = total or options.cumulative
+    counted = {pid: run for pid in tree(processes, process.pid)[1:] if whole
+               for run in [read_stat(pid)] if run}
+    return job._replace(reading=reading, total=total, counted=counted)
+
+
+def describe_state(seen: Process) -> str:
+    """Return what supervisord shows of a process."""
+    return f'it is now {seen.statename}' + f' as pid {seen.pid}' * bool(seen.pid)
+
+
+def run_before(job: Job, site: Site) -> tuple[bool, bool]:
+    """Run the commands of -o before; tell whether one ended with 0, and whether one asks to wait.
+
+    After that no other is run. Over the hard size none is asked.
+    """
+    was_run = False
+    report = Report('restarted', describe_cause(job.reading, job.total), job.reading, job.total)
+    for event, command in site.options.on:
+        if event == 'before':
+            status = deliver(Delivery(command, b'', variables('before', report)))
+            if status == os.EX_TEMPFAIL and (job.total or job.reading).level != HARD:
+                return was_run, True
+            was_run = was_run or status == 0
+    return was_run, False
+
+
+def stop(job: Job, site: Site) -> Process | None:
+    """Have supervisord stop a process; return what was stopped, None if that is not known.
+
+    Raises NotRestarted if nothing was. The process may have ended just now: then its successor
+    was stopped.
+    """
+    process = job.reading.process
+    try:
+        seen, stopped = site.server.stop(process.namespec)
+    except Fault as fault:
+        is_down = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
+        raise NotRestarted('not restarted' if is_down else 'failed to stop',
+                           reason_of(fault)) from None
+    except ShuttingDown as error:
+        raise NotRestarted('not restarted', str(error)) from None
+    except Exception as error:  # whatever it is, the process may have been stopped
+        log.debug('%s: the answer to the stop is lost: %s', process.namespec, reason_of(error))
+        return None
+    return stopped._replace(pid=seen.pid) if stopped else seen
+
+
+# What is to be done next for a process that memmon has stopped.
+WAIT, START, COMING, UP, DOWN, NOTHING = 'wait', 'start', 'coming', 'up', 'down', 'nothing'
+
+
+def next_step(seen: Process, process: Process, owed: int | None, exitcodes: Sequence[int]
+              ) -> tuple[str, str]:
+    """Return what to do about a process as supervisord shows it, and why.
+
+    process: the run that was to be stopped. owed: the start of the run that was stopped; None if
+    that is not known, and any stopped run is started.
+    """
+    states = ProcessStates
+    if seen.state == states.STOPPING:
+        return WAIT, ''
+    if seen.start == 0 and process.start:
+        return NOTHING, 'supervisord has been reloaded'
+    if seen.state == states.STOPPED:
+        return (START, '') if owed in (None, seen.start) else (
+            NOTHING, 'someone else has stopped it')
+    if seen.start == process.start:
+        return (WAIT, 'the request to stop it was lost') if seen.state in UP_STATES else (
+            NOTHING, 'it has ended by itself')
+    if seen.state == states.EXITED and seen.exitstatus in exitcodes:
+        return UP, ''  # as a queue worker does after so many jobs
+    why = f'it is {seen.statename}: {one_line(seen.spawnerr or f"exit status {seen.exitstatus}")}'
+    if seen.state == states.FATAL or (
+            seen.state == states.EXITED and not 0 <= seen.now - seen.stop < 3):
+        return DOWN, why  # else autorestart may start it anew
+    return COMING, '' if seen.state in UP_STATES else why
+
+
+def bring_back(job: Job, site: Site, config: Mapping[str, Any], stopped: Process | None
+               ) -> Iterator[Line]:
+    """Start what memmon has stopped, until it is up, or given up, or somebody else's.
+
+    One loop: look what supervisord shows, and do the next step.
+    """
+    process, server = job.reading.process, site.server
+    owed = stopped.start if stopped else None
+    began = reached = down_since = time.monotonic()
+    retry_at, give_up, orphaned, pauses = 0.0, math.inf, 0.0, list(FATAL_PAUSES)
+    up, failures, why, tried = Uptime(job, site), 0, '', 0
+    is_slow, is_down, is_reported, remarks = False, False, job.is_reported, []
+    if stopped and stopped.run != process.run:
+        remarks.append(f'it had ended just before; its successor, pid {stopped.pid}, was stopped')
+    while True:
+        now, step = time.monotonic(), ''
         try:
-            do(*args)
-        except Exception as error:
-            log.error('a worker failed: %s: %s', type(error).__name__, reason_of(error))
-
-    def restart_groups(self) -> None:
-        """Restart one group after the other, as long as any waits."""
-        with contextlib.suppress(IndexError):
-            while True:
-                self.attempt(self.restart_group, self.waiting.popleft())
-
-    def restart_group(self, jobs: Sequence[Job]) -> None:
-        """Restart the processes of a group, one after the other."""
-        has_failed = False
-        for job in jobs:
-            if has_failed:
-                result = Result(LEFT_ALONE, 'another process of its group failed to start; '
-                                            'memmon tries again at the next tick')
-            else:
-                job, result = self.restarter.restart(job)
-            has_failed = has_failed or result.outcome == START_FAILED
-            if job.debt.state == NOT_OWED:
-                self.tell(job.debt, result)
-                self.spawn(self.report, job, result)  # mail and commands hold up no restart
-            else:
-                self.spawn(self.pay_later, job, result)
-
-    def pay_later(self, job: Job, result: Result) -> None:
-        """Report that a start fails, go on trying, and report the end of it."""
-        self.report(job, result)
-        job.debt.is_reported = True
-        self.tell(job.debt)
-        result = self.restarter.pay(job, tries=float('inf'))
-        self.tell(job.debt, result)
-        self.report(job, result)
-
-    def report(self, job: Job, result: Result) -> None:
-        """Report what became of a restart."""
-        news = news_of_restart(self.options, job, result)
-        log.log(news.level, '%s', news.line)
-        deliver(self.options, news)
-
-    def tell(self, debt: Debt, result: Result | None = None) -> None:
-        """Tell the listener how a job stands; with a result, that it is done."""
-        note = Note(debt.number, debt.state, debt.start, debt.is_reported,
-                    OUTCOMES.index(result.outcome) if result else 0,
-                    result.pid if result else 0,
-                    -1 if not result or result.fresh is None else result.fresh)
-        with contextlib.suppress(OSError):  # the listener may have gone
-            os.write(self.pipe, NOTE.pack(*note))
-
-
-class Worker:
-    """A worker, as the listener sees it."""
-
-    def __init__(self, pid: int | None, pipe: int, jobs: Sequence[Job]) -> None:
-        self.pid = pid    # None: threads of the listener
-        self.pipe = pipe  # to read from
-        self.jobs = jobs
-        self.notes: dict[int, Note] = {}
-
-    def is_done(self, job: Job) -> bool:
-        """Tell whether a job has come to its end."""
-        return job.debt.number in self.notes and self.notes[job.debt.number].outcome != 0
-
-    def read_notes(self) -> list[Note]:
-        """Read what the worker has told; nothing when it has ended."""
-        notes = [Note(*fields) for fields in NOTE.iter_unpack(os.read(self.pipe, NOTE.size * 100))]
-        self.notes.update((note.job, note) for note in notes)
-        return notes
-
-    def unpaid(self) -> list[Job]:
-        """Return what a worker that has been killed owes."""
-        # What it has not told of is as it was when the worker began.
-        last = [(job, self.notes.get(job.debt.number, job.debt)) for job in self.jobs
-                if not self.is_done(job)]
-        return [job._replace(debt=Debt(known.state, known.start, bool(known.is_reported)))
-                for job, known in last if known.state != NOT_OWED]
+            seen = server.process(process.namespec)
+            reached = now
+            step, text = next_step(seen, process, owed, config.get('exitcodes', [0]))
+            if step != WAIT and not is_down:
+                is_down, down_since = True, now
+                remarks += end_descendants(job, config, stopped, seen)
+            if step == NOTHING or step == WAIT and text and now - began >= RPC_TIMEOUT_SECS:
+                yield note(job, 'not restarted', text, new_pid=seen.pid)
+                return
+            if step == WAIT and not text and now - began >= SLOW_STOP_SECS and not is_slow:
+                is_slow = True
+                log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its '
+                            'section', process.namespec, SLOW_STOP_SECS)
+            # A process without memory has ended, though supervisord does not know it yet.
+            if step == UP or up.lasts(seen, now) and PROC_FILES.rss(seen.pid) != 0:
+                yield restarted(job, site, seen, remarks)
+                return
+            if step == START and now >= retry_at:
+                tried = seen.now
+                server.start(process.namespec)
+                owed, retry_at = seen.start, 0.0
+            elif step == COMING:
+                why, failures = text or why or 'it does not stay up', max(failures, up.runs - 1)
+                if text and now - down_since >= BACKOFF_SECS:
+                    failures = START_TRIES
+                if text and now - down_since >= ORPHAN_PATIENCE_SECS:
+                    give_up = now
+            elif step == DOWN:
+                failures, why = START_TRIES, text
+                if retry_at and now >= retry_at:
+                    retry_at, tried = 0.0, seen.now
+                    server.start(process.namespec)
+                elif not retry_at and pauses and not orphaned:
+                    retry_at = now + pauses.pop(0)
+                elif not retry_at:
+                    give_up = now
+        except ShuttingDown as error:
+            yield note(job, 'not restarted', str(error))
+            return
+        except Fault as fault:
+            if fault.faultCode == Faults.BAD_NAME:
+                yield note(job, 'not restarted', 'supervisord no longer knows it', new_pid=0)
+                return
+            why, failures = reason_of(fault), failures + 1
+            if step == START:
+                retry_at = now + min(2 ** min(failures - 1, 9), LONGEST_PAUSE_SECS)
+        except SupervisordError as error:
+            if not is_alive(site.supervisord_pid):
+                yield note(job, 'not restarted', 'supervisord has ended', new_pid=0)
+                return
+            why = str(error)
+            failures = START_TRIES if now - reached >= BACKOFF_SECS else failures
+        if failures >= START_TRIES and not is_reported:
+            is_reported = True
+            yield note(job, 'failed to start', f'{why}; memmon keeps trying' + (
+                '; until it is up, no other process of its pool is touched'
+                if job.siblings else ''), new_pid=0, is_done=False, tried=tried)
+        orphaned = orphaned or (now if has_gone(site) else 0.0)
+        if now >= min(give_up, orphaned + ORPHAN_PATIENCE_SECS if orphaned else math.inf):
+            yield note(job, 'gave up starting', why, new_pid=0, tried=tried)
+            return
+        if site.in_listener and now - began >= LISTENER_PATIENCE_SECS:
+            return
+        time.sleep(min(0.1 + (now - began) / 10, 1 if now - began < BACKOFF_SECS else 5))
 
 
-class Workers:
-    """The workers under way, and what those that were killed still owe."""
+class Uptime:
+    """For how long a new run of a process has been RUNNING."""
 
-    def __init__(self, options: Options, server: Server) -> None:
-        self.options = options
-        self.server = server
-        self.workers: list[Worker] = []
-        self.debts: list[Job] = []
-        self.threads: list[threading.Thread] = []  # where no worker process could be forked
-        self.listener_pid = os.getpid()
-        self.is_ending = False
+    def __init__(self, job: Job, site: Site) -> None:
+        self.old = job.reading.process.run
+        is_trial = job.siblings and job.is_first and not site.in_listener
+        self.enough = FIRST_UP_SECS if is_trial else UP_SECS
+        self.run, self.since, self.runs = self.old, 0.0, 0
 
-    def under_way(self) -> list[Job]:
-        """Return the jobs that are not done yet."""
-        return [job for worker in self.workers for job in worker.jobs if not worker.is_done(job)]
+    def lasts(self, seen: Process, now: float) -> bool:
+        """Take in what supervisord shows; tell whether the run has been up for long enough."""
+        if seen.state not in UP_STATES or seen.run == self.old:
+            return False
+        if seen.run != self.run:
+            self.run, self.since, self.runs = seen.run, now, self.runs + 1
+        return seen.state == ProcessStates.RUNNING and now - self.since >= self.enough
 
-    def dispatch(self, jobs: Sequence[Job], news: Sequence[News], supervisord_pid: int) -> None:
-        """Have the debts paid, processes restarted unless their group is busy, news delivered.
 
-        Raises OSError, RuntimeError.
-        """
-        busy = {job.reading.process.group for job in self.under_way()}
-        groups = group_jobs([*self.debts, *jobs], busy)
-        if groups or news:
-            self.start_worker(Task(groups, news, supervisord_pid))
-            begun = [id(job) for group in groups for job in group]
-            self.debts = [job for job in self.debts if id(job) not in begun]
+def restarted(job: Job, site: Site, seen: Process, remarks: Sequence[str]) -> Line:
+    """Return the line on a process that is up again, with what it uses now."""
+    old, process = job.reading, job.reading.process
+    text = f'pid {process.pid} -> {seen.pid or "none"}'
+    if not seen.pid:
+        text += f', which has ended with status {seen.exitstatus}'
+    with contextlib.suppress(MeasureError, OSError):
+        new = take_reading(read_process_table(), seen, old.limit, (old.soft, old.hard),
+                           site.options, True) if seen.pid else old._replace(memory=None)
+        if new.memory is not None and old.memory is not None:
+            text += f', {old.measure} {format_size(old.memory)} -> {format_size(new.memory)}'
+    recent = len(job.history.restarts_within(3600, time.monotonic()))
+    if recent:
+        text += f', restart {recent + 1} within the hour'
+    return note(job, 'restarted', '; '.join([text, *remarks]), new_pid=seen.pid, command='after')
 
-    def start_worker(self, task: Task) -> None:
-        """Fork a worker; where that fails, let threads do its work."""
-        jobs = list(itertools.chain.from_iterable(task.groups))
-        for number, job in enumerate(jobs):
-            job.debt.number = number
-        reader, writer = os.pipe()
-        pid = self.fork()
-        if pid == 0:
-            self.work_as_process(task, writer)
-        elif pid:
-            os.close(writer)
-        else:
-            try:
-                self.work_in_threads(task, writer)
-            except (RuntimeError, MemoryError):
-                os.close(reader)
-                os.close(writer)
-                raise
-        self.workers.append(Worker(pid, reader, jobs))
 
-    def fork(self) -> int | None:
-        """Fork; None if that fails, or if there are threads, which do not survive a fork."""
-        if not all(worker.pid for worker in self.workers):
-            return None
-        try:
-            return os.fork()
-        except OSError as error:
-            log.warning('cannot fork a worker (%s): restarting in threads of the listener', error)
-            return None
+def end_descendants(job: Job, config: Mapping[str, Any], stopped: Process | None, seen: Process
+                    ) -> list[str]:
+    """End what was measured below a process and outlived its stop; return what is to be said.
 
-    def work_as_process(self, task: Task, pipe: int) -> None:
-        """Do the work of a worker process, and end it."""
-        try:
-            # What kills the whole process group of memmon, or all that is called memmon, leaves
-            # the worker alone. Handlers, since its commands would inherit SIG_IGN.
-            os.setsid()
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(signum, do_nothing)
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, 0)
-            os.dup2(null, 1)
-            has_gone = functools.partial(is_orphan, self.listener_pid)
-            self.work(task, pipe, has_gone)
-        except BaseException as error:
-            log.error('a worker failed: %s: %s', type(error).__name__, error)
-        finally:
-            os._exit(0)
+    Only what is the same run still, in the process group that the stopped process led: it gets
+    what stopasgroup and killasgroup would have given it.
+    """
+    remarks = []
+    waitsecs = config.get('stopwaitsecs', 10)
+    is_killed = (stopped is not None and seen.exitstatus == -1 and 'stopwaitsecs' in config
+                 and seen.stop - stopped.now >= waitsecs)
+    if is_killed:
+        remarks.append(f'killed after stopwaitsecs={waitsecs}')
+    if stopped and stopped.run != job.reading.process.run:
+        return remarks
+    alive = dict(job.counted)
+    deadline = time.monotonic() + DYING_SECS
+    while True:
+        alive = {pid: run for pid, run in alive.items() if read_stat(pid) == run}
+        if not alive or time.monotonic() >= deadline:
+            break
+        time.sleep(0.1)
+    mine = {pid: run for pid, run in alive.items() if run.group == job.reading.process.pid}
+    if mine:
+        log.warning('%s: %s outlived its stop and %s ended by memmon; put stopasgroup=true and '
+                    'killasgroup=true into its section, or killasgroup=true alone where it stops '
+                    'its workers itself', job.reading.process.namespec, name_pids(mine),
+                    'is' if len(mine) == 1 else 'are')
+        signals = [int(config.get('stopsignal', signal.SIGTERM)), signal.SIGKILL][is_killed:]
+        for signum in signals:
+            for pid, run in mine.items():
+                if read_stat(pid) == run:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signum)
+            deadline = time.monotonic() + (waitsecs if signum != signal.SIGKILL else 1)
+            while time.monotonic() < deadline and any(
+                    read_stat(pid) == run for pid, run in mine.items()):
+                time.sleep(0.1)
+    left = [pid for pid, run in alive.items() if read_stat(pid) == run]
+    if left:
+        remarks.append(f'still alive after the stop: {name_pids(left)}')
+    return remarks
 
-    def work_in_threads(self, task: Task, pipe: int) -> None:
-        """Do the work of a worker in threads of the listener, which outlive a SIGTERM."""
-        signal.signal(signal.SIGTERM, end_quietly)
-        thread = threading.Thread(target=self.work, args=(task, pipe, self.has_gone))
-        thread.start()
-        self.threads = [other for other in self.threads if other.is_alive()] + [thread]
 
-    def has_gone(self) -> bool:
-        return self.is_ending
+def name_pids(pids: Iterable[int]) -> str:
+    """Return the pids of some processes: the first ten, and how many more."""
+    pids = sorted(pids)
+    more = f' and {len(pids) - 10} more' if len(pids) > 10 else ''
+    return f'pid {", ".join(map(str, pids[:10]))}{more}'
 
-    def end(self) -> None:
-        """Have nothing new begun, and wait until the threads have paid what they owe.
 
-        An interpreter that ends waits for them, too, but lets them start no other threads.
-        """
-        self.is_ending = True
-        for thread in self.threads:
-            thread.join()
+# Workers: a process for each pool, and one for what is delivered.
 
-    def work(self, task: Task, pipe: int, has_gone: Callable[[], bool]) -> None:
-        """Do a task, and close the pipe."""
-        try:
-            restarter = Restarter(self.server, task.supervisord_pid, self.options, has_gone)
-            Work(self.options, restarter, pipe).do(task.groups, task.news)
-        finally:
+MAX_YOUNG_WORKERS = 8  # at once, in their first minute: one that waits longer starves nobody
+YOUNG_SECS = 60
+MAX_WORKERS = 64
+MAX_DELIVERIES = 8     # at once
+
+
+def fork(pipes: Sequence[int], work: Callable[..., None], *args: Any) -> int:
+    """Have a process of its own do some work; return its pid. Raises OSError.
+
+    What kills the whole process group of memmon, or all that is called memmon, leaves it alone.
+    pipes: what the listener reads from. Only it may, so that a write fails when it has gone.
+    """
+    gc.freeze()  # a collection would write to, and so copy, the memory that both share
+    try:
+        pid = os.fork()
+    finally:
+        gc.unfreeze()
+    if pid:
+        return pid
+    status = 1
+    try:
+        os.setsid()
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            # A handler, since the user's commands would inherit SIG_IGN.
+            signal.signal(signum, do_nothing)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        for pipe in pipes:
             os.close(pipe)
-
-    def collect(self, stdin: int, timeout_secs: int | None
-                ) -> tuple[bool, list[tuple[Job, Note]]]:
-        """Wait for an event, or for what the workers tell.
-
-        Returns whether there is an event, and what they have told of which jobs.
-        """
-        pipes = [worker.pipe for worker in self.workers]
-        ready = select.select([stdin, *pipes], [], [], timeout_secs)[0]
-        told = []
-        for worker in [worker for worker in self.workers if worker.pipe in ready]:
-            notes = worker.read_notes()
-            told += [(worker.jobs[note.job], note) for note in notes]
-            if not notes:
-                self.bury(worker)
-        return stdin in ready, told
-
-    def bury(self, worker: Worker) -> None:
-        """Reap a worker that has ended, and take over what it owes."""
-        self.workers.remove(worker)
-        os.close(worker.pipe)
-        self.debts += worker.unpaid()
-        if worker.pid:
-            with contextlib.suppress(ChildProcessError):  # SIGCHLD may be ignored
-                os.waitpid(worker.pid, 0)
-
-
-def is_orphan(parent: int) -> bool:
-    """Tell whether the parent of this process has gone."""
-    return os.getppid() != parent
+        work(*args)
+        status = 0
+    except BaseException as error:
+        log_failure('a worker failed', error)
+    finally:
+        os._exit(status)
 
 
 def do_nothing(signum: int, frame: FrameType | None) -> None:
     """Handle a signal."""
 
 
-def end_quietly(signum: int, frame: FrameType | None) -> None:
-    """Handle a signal by ending, as soon as what is owed is paid."""
-    signal.signal(signum, do_nothing)  # another one must not cut that short
-    raise SystemExit(0)
+def log_failure(what: str, error: BaseException) -> None:
+    """Log an error that nobody has foreseen; with -v with its traceback."""
+    log.error('%s: %s: %s', what, type(error).__name__, one_line(error),
+              exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
 
 
-# Watch: what is remembered of the processes from tick to tick.
-
-LONGEST_FORECAST_SECS = 365 * 24 * 60 * 60
-
-
-class Course:
-    """The RSS of a process, in points that cover ever more looks the longer it gets."""
-
-    MOST_POINTS = 32
-
-    def __init__(self) -> None:
-        self.points = array.array('Q')  # bytes, the most of each point's looks
-        self.looks = 0
-        self.looks_per_point = 1
-        self.first = self.last = 0      # bytes
-        self.began = 0.0                # seconds of the monotonic clock
-
-    def add(self, memory: int, now: float) -> None:
-        """Add what a look has shown."""
-        if not self.looks:
-            self.first, self.began = memory, now
-        self.last = memory
-        if self.looks % self.looks_per_point:
-            self.points[-1] = max(self.points[-1], memory)
-        else:
-            if len(self.points) == self.MOST_POINTS:
-                self.halve()
-            self.points.append(memory)
-        self.looks += 1
-
-    def halve(self) -> None:
-        """Make one point of two."""
-        self.points = array.array('Q', map(max, self.points[::2], self.points[1::2]))
-        self.looks_per_point *= 2
-
-    def picture(self) -> str:
-        """Return the points as block characters, from nothing to the peak."""
-        peak = max(self.points, default=0) or 1
-        return ''.join('▁▂▃▄▅▆▇█'[min(7, 8 * point // peak)] for point in self.points)
-
-    def describe(self, now: float) -> str:
-        """Return the course in figures, such as 82MB -> 270.6MB in 3:20:00, peak 271MB."""
-        return (f'{format_size(self.first)} -> {format_size(self.last)} in '
-                f'{format_duration(now - self.began)}, peak {format_size(max(self.points))}')
-
-    def forecast(self, room: int, now: float) -> str:
-        """Return when so many bytes are used up if the growth goes on, as the end of a sentence.
-
-        Nothing if that takes more than a year.
-        """
-        growth = (self.last - self.first) / (now - self.began) if now > self.began else 0
-        if growth <= 0 or room > growth * LONGEST_FORECAST_SECS:
-            return ''
-        return (f', {format_size(growth * 3600)} an hour; if that goes on, it is at its limit in '
-                f'{format_duration(room / growth)}')
+def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
+    """Restart the processes of a pool one after the other: the work of a worker."""
+    try:
+        configs = site.server.configs()
+    except SupervisordError:
+        configs = {}
+    is_proven = False
+    for number, job in enumerate(jobs):
+        if number and has_gone(site):
+            return
+        line = Line('')
+        job = job._replace(is_first=not is_proven)
+        for line in restart(job, site, configs.get(job.reading.process.namespec, {})):
+            send_line(writer, number, line, job, site)
+        report = report_of(job, line)
+        for event, command in site.options.on:
+            if event == line.command:
+                deliver(Delivery(command, b'', variables(event, report)))
+        if line.event in LOST_EVENTS:
+            return  # the others of the pool are left alone
+        is_proven = is_proven or line.event == 'restarted'
 
 
-class Watched:
-    """A process of supervisord, and what memmon remembers of it."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.limit: Limit | None = None
-        self.size: int | None = None        # bytes, as is the next; what the limit comes to
-        self.urgent: int | None = None
-        # Of the present run:
-        self.over_since: float | None = None  # seconds of the monotonic clock
-        self.told: set[str] = set()           # what has been reported
-        self.is_warned = False                # likewise, that it is near its limit
-        self.exam_uptime = 10                 # seconds, when its descendants are looked at next
-        self.course = Course()
-        self.reading: Reading | None = None   # the last
-        # Of all runs:
-        self.own_pid = 0                      # the last that memmon has started
-        self.fresh: int | None = None         # bytes, when memmon had started it, if too many
-        self.fresh_total: int | None = None   # likewise, if it was restarted for -t
-        self.restarts: list[float] = []       # by memmon, by the monotonic clock
-        self.restarts_total = 0
-        self.failures_total = 0
-
-    def describe_growth(self, reading: Reading, now: float) -> str:
-        """Return the course in figures, which are of the RSS even where the PSS counts."""
-        if self.course.looks < 2:
-            return ''
-        return 'RSS ' * (reading.pss is not None) + self.course.describe(now)
-
-    def describe_course(self, reading: Reading, now: float) -> str:
-        """Return a picture of the course, with its ends in figures."""
-        growth = self.describe_growth(reading, now)
-        return f'{self.course.picture()}  {growth}' if growth else ''
-
-    @property
-    def is_exempt(self) -> bool:
-        """Whether the process is never to be restarted."""
-        return self.limit is not None and self.limit.sizes is None
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the process was started by memmon."""
-        return self.process.pid == self.own_pid
-
-    def begin_run(self, process: Process) -> None:
-        """Take over what supervisord shows; forget what was true of another run."""
-        is_new = process.pid != self.process.pid
-        self.process = process
-        if is_new:
-            self.over_since = None
-            self.is_warned = False
-            self.exam_uptime = 10
-            self.course = Course()
-            self.reading = None
-            self.told.clear()
-
-    def note_restart(self, reading: Reading, note: Note, now: float, window_secs: float) -> None:
-        """Remember that memmon has restarted the process, and when, for so long."""
-        self.restarts = [*self.restarts_within(window_secs, now, reading.process.pid), now]
-        self.restarts_total += 1
-        if reading.process.pid != self.own_pid:
-            self.fresh = self.fresh_total = None
-        self.own_pid = note.pid
-        fresh = None if note.fresh < 0 else note.fresh
-        # What a restart for the one limit has shown stays true after one for the other.
-        if reading.total is None:
-            self.fresh = fresh if gains_nothing(reading, fresh) else None
-        else:
-            self.fresh_total = fresh
-
-    def note_reading(self, reading: Reading, now: float) -> float | None:
-        """Remember what the process used; return since when it has been over its limit."""
-        self.reading = reading
-        if reading.rss is not None:
-            self.course.add(reading.rss, now)
-        if is_over(reading):
-            self.over_since = now if self.over_since is None else self.over_since
-        elif reading.memory is not None and (self.over_since is not None or self.fresh):
-            self.over_since = self.fresh = None
-            self.told.clear()
-        return self.over_since
-
-    def restarts_within(self, secs: float, now: float, pid: int) -> list[float]:
-        """Return the restarts by memmon within some time; none if somebody else started the pid."""
-        if pid != self.own_pid:
-            return []
-        return [restart for restart in self.restarts if restart > now - secs]
+def send_line(writer: int, number: int, line: Line, job: Job, site: Site) -> None:
+    """Write a line on a job to the listener; where that has gone, report it here."""
+    try:
+        os.write(writer, json.dumps([number, *line]).encode() + b'\n')
+    except OSError:
+        if line.event in EVENTS:
+            report = report_of(job, line)
+            write_log(report)
+            for delivery in deliveries(site.options, report):
+                deliver(delivery)
 
 
-class Watch:
-    """supervisord's processes by name, with the limits that apply to them."""
+def report_of(job: Job, line: Line) -> Report:
+    """Return the report that a line on a job stands for."""
+    reading = job.reading._replace(memory=line.memory, uptime=line.uptime)
+    total = job.total._replace(memory=line.total) if job.total else None
+    return Report(line.event, line.text, reading, total, line.new_pid,
+                  draw_course(job.history, reading), bool(line.command))
+
+
+def draw_course(history: History, reading: Reading) -> str:
+    """Return a picture of the memory of a process, with its ends in figures."""
+    text = history.course.describe(reading.soft - (reading.memory or 0))
+    return f'{history.course.picture()}  {text}' if text else ''
+
+
+class Worker:
+    """A process that memmon has forked, as the listener sees it."""
+
+    def __init__(self, pid: int, pipe: int, jobs: Sequence[Job]) -> None:
+        self.pid = pid
+        self.pipe = pipe                    # to read from
+        self.jobs = list(jobs)              # none: it delivers
+        self.began = time.monotonic()
+        self.stopping_since: float | None = None  # of the first job
+        self.is_failing = False             # and goes on trying
+        self.unread = b''
+
+    def read(self) -> list[tuple[Job, Line]] | None:
+        """Return what the worker has written; None when it has ended."""
+        data = os.read(self.pipe, 65536)
+        *lines, self.unread = (self.unread + data).split(b'\n')
+        found = [self.take(*json.loads(line)) for line in lines]
+        return found or (None if not data else [])
+
+    def take(self, number: int, *fields: Any) -> tuple[Job, Line]:
+        """Note how far a job has come."""
+        line = Line(*fields)
+        job = self.jobs[number]
+        if line.event == STOPPING:
+            self.jobs[number] = job._replace(is_owed=True)
+            self.stopping_since = time.monotonic()
+        self.is_failing = line.event == 'failed to start'
+        if self.is_failing:
+            self.jobs[number] = self.jobs[number]._replace(is_reported=True)
+        if line.is_done:
+            self.jobs[number] = self.jobs[number]._replace(is_owed=False)
+            self.stopping_since = None
+        return job, line
+
+
+class Workers:
+    """What is being restarted and delivered, and what waits for it."""
 
     def __init__(self, options: Options, server: Server) -> None:
         self.options = options
-        self.limits = Limits(options.limits)
-        self.uses_percent = any(size and size.percent for limit in (*options.limits, options.total)
-                                if limit for size in limit.sizes or ())
         self.server = server
-        self.supervisord_pid = 0                     # 0: not known yet
-        self.itself: frozenset[int] = frozenset()    # the pids of memmon and of what started it
-        self.children: frozenset[int] | None = None  # whose names are known; None: ask anew
-        self.watched: dict[str, Watched] = {}        # all but memmon, by namespec
-        self.running: list[Watched] = []             # those of them that can be measured
-        self.limited: list[Watched] = []             # those of them that have a limit
-        self.machine = 0                             # bytes; what percentages refer to
-        self.total: int | None = None                # bytes, if there is a limit of the total
-        self.total_since: float | None = None        # over it, by the monotonic clock
-        self.has_told_total = False
-        self.has_told_unread = False
+        self.supervisord_pid = 0
+        self.workers: list[Worker] = []
+        self.queue: list[list[Job]] = []        # a list for each pool
+        self.deliveries: list[Delivery] = []    # that wait
+        self.cannot_fork = False
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs that are under way or wait."""
+        return [job for jobs in [*(worker.jobs for worker in self.workers), *self.queue]
+                for job in jobs]
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Have processes restarted unless their pool is busy: those wait for the next look."""
+        busy = {job.history.pool for job in self.jobs()}
+        pools: dict[tuple[str, ...], list[Job]] = {}
+        for job in jobs:
+            if job.history.pool not in busy:
+                pools.setdefault(job.history.pool, []).append(job)
+        self.queue += pools.values()
+
+    def start_some(self) -> list[tuple[Job, Line]]:
+        """Start what waits, as many as may work at once; return what the listener did itself."""
+        while self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES:
+            if not self.start(deliver_apart, [], self.deliveries[0]):
+                break
+            self.deliveries.pop(0)
+        while self.queue:
+            young = [worker for worker in self.workers if worker.jobs and not worker.is_failing
+                     and time.monotonic() - worker.began < YOUNG_SECS]
+            if len(young) >= MAX_YOUNG_WORKERS or len(self.workers) >= MAX_WORKERS:
+                break
+            jobs = self.queue[0]
+            site = Site(self.options, self.server, self.supervisord_pid, os.getpid())
+            if not self.start(work_on_pool, jobs, jobs, site):
+                return self.restart_here(jobs, site._replace(in_listener=True))
+            self.queue.pop(0)
+        return []
+
+    def start(self, work: Callable[..., None], jobs: Sequence[Job], *args: Any) -> bool:
+        """Fork a process for some work; tell whether that was possible."""
+        try:
+            reader, writer = os.pipe()
+        except OSError as error:
+            self.warn(error)
+            return False
+        try:
+            readers = [reader, *(worker.pipe for worker in self.workers)]
+            pid = fork(readers, work, *args, writer)
+        except OSError as error:
+            os.close(reader)
+            self.warn(error)
+            return False
+        finally:
+            os.close(writer)
+        self.cannot_fork = False
+        self.workers.append(Worker(pid, reader, jobs))
+        return True
+
+    def warn(self, error: OSError) -> None:
+        """Log once that no process can be forked."""
+        if not self.cannot_fork:
+            log.warning('cannot fork (%s): memmon restarts one process at a time by itself',
+                        one_line(error))
+        self.cannot_fork = True
+
+    def restart_here(self, jobs: list[Job], site: Site) -> list[tuple[Job, Line]]:
+        """Restart the first of some processes in the listener itself, for ten seconds at most."""
+        job = jobs[0]
+        lines = [(job, line._replace(command='')) for line in restart(job, site, {})]
+        is_owed = job.is_owed or any(line.event == STOPPING for _, line in lines)
+        if lines and lines[-1][1].is_done:
+            jobs.pop(0)
+            if not jobs or lines[-1][1].event in LOST_EVENTS:
+                self.queue.remove(jobs)
+        else:
+            reported = job.is_reported or any(line.event in LOST_EVENTS for _, line in lines)
+            jobs[0] = job._replace(is_owed=is_owed, is_reported=reported)
+        return lines
+
+    def collect(self, ready: Iterable[int]) -> list[tuple[Job, Line]]:
+        """Return what the workers whose pipes are ready have written."""
+        found = []
+        for worker in [worker for worker in self.workers if worker.pipe in ready]:
+            lines = worker.read()
+            if lines is None:
+                self.take_leave(worker)
+            else:
+                found += lines
+        return found
+
+    def take_leave(self, worker: Worker) -> None:
+        """Take leave of a worker that has ended; what a killed one owes goes to a new one."""
+        self.workers.remove(worker)
+        os.close(worker.pipe)
+        reap(worker.pid)
+        owed = [job for job in worker.jobs if job.is_owed]
+        if owed:
+            log.warning('the worker for %s was killed: another one brings it back',
+                        owed[0].reading.process.namespec)
+            self.queue.insert(0, owed)
+
+
+def deliver_apart(delivery: Delivery, writer: int) -> None:
+    """Deliver in a process of its own, whose end the other end of the pipe shows."""
+    deliver(delivery)
+
+
+def reap(pid: int) -> None:
+    """Take leave of a child that has ended."""
+    os.waitpid(pid, 0)
+
+
+def wait_readable(descriptors: Sequence[int], timeout_secs: float | None) -> list[int]:
+    """Wait until one of some descriptors can be read; return those that can."""
+    with selectors.PollSelector() as selector:
+        for descriptor in descriptors:
+            selector.register(descriptor, selectors.EVENT_READ)
+        return [key.fd for key, _ in selector.select(timeout_secs)]
+
+
+# Listen: from an event to what follows.
+
+HIDDEN = ('it is hidden from this user (hidepid), or supervisord is in another PID namespace or '
+          'on another machine')
+Judged = Tuple[History, Reading, Optional[Reading]]  # the last is the total, if that is the cause
+
+
+class Monitor:
+    """supervisord's processes, each with its History, and one look after the other."""
+
+    def __init__(self, options: Options, server: Server) -> None:
+        self.options = options
+        self.server = server
+        self.supervisord_pid = 0                   # 0: not known yet
+        self.itself: frozenset[int] = frozenset()  # the pids of memmon and of what started it
+        self.named: frozenset[int] | None = None   # children whose names are known; None: ask
+        self.histories: dict[str, History] = {}    # of all but memmon, by namespec
+        self.running: list[History] = []           # those of them that can be measured
+        self.limited: list[History] = []           # those of them that have a limit
+        self.total = History(ALL)
+        self.machine = 0                           # bytes; what percentages refer to
+        self.began = time.monotonic()
         self.unmatched: list[Limit] | None = None
         self.hidden: list[tuple[str, int]] = []
-        self.wrappers: set[str] = set()              # namespecs that were warned about
+        self.said: set[str] = set()
+        self.looks = 0                             # between ticks
+        self.needs_ps = False
+        limits = [*options.limits, *([options.total] if options.total else [])]
+        self.uses_percent = any(limit.soft.percent or limit.hard.percent for limit in limits)
+        self.counts_always = bool(options.metrics or options.warn)
 
-    def look(self) -> tuple[Processes, list[tuple[Watched, Reading]]]:
-        """Return a reading of each process that has a limit, and what else there is to measure.
+    def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
+        """Return a reading of each process that has a limit, or of everything.
 
-        supervisord is asked only if its children are not those of the last tick. Raises
+        supervisord is asked only if its children are not those of the last look. Raises
         MeasureError, Fault, SupervisordError.
         """
         self.supervisord_pid = self.supervisord_pid or self.server.pid()
         processes, children = self.find_children()
-        if children != self.children:
-            processes = self.name_children()
+        if children != self.named or any(history.lost for history in self.histories.values()):
+            processes, children = self.name_children(now)
         if self.uses_percent:
             self.resolve_limits()
-        now, with_descendants = int(time.time()), self.options.cumulative
-        counts_pss = self.options.kind == 'pss'
-        readings = []
-        for watched in self.limited:
-            process = watched.process
-            rss = measure_rss(processes, process.pid, with_descendants)
-            reading = Reading(process, now - process.start, with_descendants, rss, None,
-                              watched.limit, watched.size, watched.urgent)
-            if counts_pss:
-                reading = self.count(processes, reading)
-            if reading.uptime >= watched.exam_uptime and not with_descendants:
-                self.examine(processes, watched)
-            readings.append((watched, reading))
-        return processes, readings
+        options = self.options
+        pairs = [(history, take_reading(processes, history.process, history.limit, history.sizes,
+                                        options, False))
+                 for history in (self.running if everything or options.metrics else self.limited)]
+        if MEASURES[options.kind].fields:
+            pairs = self.refine(processes, pairs, everything or self.counts_always)
+        for history, reading in pairs:
+            history.note(reading, now)
+            if (reading.uptime or 0) >= history.wrapper_due and not (
+                    options.cumulative or everything):
+                self.look_for_wrapper(processes, history, reading)
+        if options.total:
+            self.look_at_total(processes, children, options.total, now)
+        return pairs
 
-    def look_at_total(self, processes: Processes, now: float
-                      ) -> list[tuple[Watched, Reading]] | None:
-        """Return readings for the limit of the total: of what may be restarted, the largest first.
+    def refine(self, processes: Processes, pairs: list[tuple[History, Reading]], always: bool
+               ) -> list[tuple[History, Reading]]:
+        """Return readings as their limit counts, where their bound is a reason to read that.
 
-        None if there is no such limit, or if it is not exceeded.
+        That may take a second; what was not read then keeps the memory of its last reading.
         """
-        limit = self.options.total
-        if not limit:
-            return None
-        size, urgent = in_bytes(limit.sizes, self.machine)
-        trees = {pid: measure_rss(processes, pid, True) for pid in self.children or ()}
-        self.total = sum(rss or 0 for rss in trees.values())
-        for watched in self.running:
-            rss = trees[watched.process.pid]
-            if watched.size is None and rss is not None:
-                watched.course.add(rss, now)
-                watched.reading = Reading(watched.process, 0, True, rss)
-        if self.options.kind == 'pss' and exceeds(self.total, size):
-            self.total = measure_total(processes, self.supervisord_pid, 'pss')
-        if not exceeds(self.total, size):
-            for watched in self.running:  # some programs peak while they start
-                rss = trees[watched.process.pid]
-                if watched.fresh_total is not None and rss is not None:
-                    watched.fresh_total = min(watched.fresh_total, rss)
-            if self.total_since is not None:
-                self.forget_total()
-            return None
-        self.total_since = now if self.total_since is None else self.total_since
-        readings = []
-        for watched in self.running:
-            if not watched.is_exempt:
-                process = watched.process
-                reading = Reading(process, int(time.time()) - process.start, True,
-                                  trees[process.pid], None, limit, size, urgent, self.total)
-                readings.append((watched, self.count(processes, reading)))
-        return sorted(readings, key=lambda pair: pair[1].memory or 0, reverse=True)
+        deadline = time.monotonic() + DEAR_SECS
+        order = sorted(range(len(pairs)), key=lambda place: pairs[place][1].bound or 0,
+                       reverse=True)
+        for place in order:
+            history, reading = pairs[place]
+            last = history.reading
+            if reading.bound is None or not (always and reading.limit) and (
+                    reading.bound <= reading.soft):
+                continue
+            if time.monotonic() < deadline or not last or not last.is_exact:
+                reading = take_reading(processes, reading.process, reading.limit,
+                                       (reading.soft, reading.hard), self.options, True)
+            else:
+                reading = reading._replace(memory=last.memory, is_exact=True)
+            self.say_unread(reading)
+            pairs[place] = history, reading
+        return pairs
 
-    def forget_total(self) -> None:
-        """Forget what was reported because of the limit of the total, which is not exceeded."""
-        self.total_since, self.has_told_total = None, False
-        for watched in self.running:
-            if watched.over_since is None:
-                watched.told.clear()
+    def say_unread(self, reading: Reading) -> None:
+        """Log once that the measure of a process cannot be read."""
+        if reading.unread and 'unread' not in self.said:
+            self.said.add('unread')
+            log.warning('the %s of %s cannot be read (%s): the RSS counts there', reading.measure,
+                        reading.process.namespec, name_pids(reading.unread))
 
-    def count(self, processes: Processes, reading: Reading) -> Reading:
-        """Return a reading with the PSS, if that counts and the RSS is a reason to act."""
-        is_reason = is_over(reading) or is_near(reading, self.options.warn)
-        if self.options.kind != 'pss' or reading.rss is None or not is_reason:
-            return reading
-        reading, unread = count_pss(processes, reading)
-        if unread and not self.has_told_unread:
-            self.has_told_unread = True
-            log.warning('the PSS of %s cannot be read (pid %s): its RSS counts',
-                        reading.process.namespec, ', '.join(map(str, unread)))
-        return reading
+    def look_at_total(self, processes: Processes, children: Iterable[int], limit: Limit,
+                      now: float) -> None:
+        """Measure all processes together, and each as it counts for that."""
+        sizes, total = sizes_of(limit, self.machine), self.total
+        by_pid = {history.process.pid: history for history in self.running}
+        readings = [take_reading(processes, by_pid[pid].process if pid in by_pid
+                                 else ALL._replace(pid=pid), limit, sizes, self.options, False)
+                    for pid in children]
+        whole = add_up(readings, limit, sizes)
+        if whole.level:
+            readings = [take_reading(processes, reading.process, limit, sizes, self.options, True)
+                        for reading in readings]
+            whole = add_up(readings, limit, sizes)._replace(is_exact=True)
+            for reading in readings:
+                self.say_unread(reading)
+        was_over, secs = total.over_since is not None, now - total.seen_at
+        total.note(whole, now)
+        total.rate = 0.0  # the growth of all that grow: one that ends makes the others no slower
+        for reading in readings:
+            history = by_pid.get(reading.process.pid)
+            if history:
+                total.rate += max(0.0, growth(history.part, reading, secs))
+                if not whole.level:
+                    history.total_base = None
+                    history.said = {event: at for event, at in history.said.items()
+                                    if not event.endswith(' for -t')}
+                elif not was_over or history.total_base is None:
+                    history.total_base = (history.part or reading).bound
+                history.part = reading
 
-    def examine(self, processes: Processes, watched: Watched) -> None:
-        """Log once if a process is small and its descendants are large: memmon does not see them.
+    def look_for_wrapper(self, processes: Processes, history: History, reading: Reading) -> None:
+        """Log once if a process is small and its descendants are large.
 
         They may come late: so it is looked at when it is 10, 100, 1,000 ... seconds old.
         """
-        watched.exam_uptime *= 10
-        process = watched.process
-        memory = look_below(processes, process.pid)
-        if memory and process.namespec not in self.wrappers:
-            self.wrappers.add(process.namespec)
-            log.warning('%s', explain_wrapper(process, *memory))
+        history.wrapper_due *= 10
+        sentence = look_below(processes, history.process) if reading.limit else ''
+        if sentence and 'wrapper' not in history.said_ever:
+            history.said_ever['wrapper'] = history.seen_at
+            log.warning('%s', sentence)
 
     def resolve_limits(self) -> None:
         """Find out what the limits come to: a container can be resized."""
         self.machine = read_machine_memory() if self.uses_percent else 0
-        for watched in self.running:
-            sizes = watched.limit.sizes if watched.limit else None
-            watched.size, watched.urgent = in_bytes(sizes, self.machine)
-        self.limited = [watched for watched in self.running if watched.size is not None]
+        for history in self.histories.values():
+            history.sizes = sizes_of(history.limit, self.machine)
+        self.limited = [history for history in self.running if history.sizes[0] != math.inf]
 
     def find_children(self) -> tuple[Processes, frozenset[int]]:
         """Return the processes of this machine, and which are supervisord's children."""
         processes: Processes = PROC_FILES
         try:
-            return processes, frozenset(processes.children(self.supervisord_pid))
+            children = processes.children(self.supervisord_pid)
+            self.needs_ps = False
         except OSError:  # no such files here, hidden, or no descriptor left: ps may know
             processes = read_process_table()
-            return processes, frozenset(processes.children(self.supervisord_pid))
+            children = processes.children(self.supervisord_pid)
+            self.needs_ps = True
+        return processes, frozenset(children)
 
-    def name_children(self) -> Processes:
-        """Ask supervisord which of its children is which process, and find their limits."""
+    def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:
+        """Ask supervisord which of its children is which process, and find their limits.
+
+        Known by name is what was there before the question and after it.
+        """
         hidden: list[tuple[str, int]] = []
         for is_second in (False, True):  # if a process seems to be hidden: it may just have ended
+            _, before = self.find_children()
             known = self.server.processes()
-            processes, children = self.find_children()
+            processes, after = self.find_children()
             missing = [(process.namespec, process.pid) for process in known
-                       if process.state == ProcessStates.RUNNING and process.pid not in children]
+                       if process.state == ProcessStates.RUNNING
+                       and (process.pid not in after or processes.rss(process.pid) is None)]
             # What has ended is not shown with the same pid again; what ends now is missing anew.
             hidden = [pair for pair in missing if not is_second or pair in hidden]
             if not hidden:
@@ -2446,34 +2501,55 @@ class Watch:
         self.itself = self.itself or find_itself(self.supervisord_pid)
         own_groups = {process.group for process in known if process.pid in self.itself}
         others = [process for process in known if process.group not in own_groups]
-        old, self.watched = self.watched, {}
+        is_first = self.unmatched is None
+        old, self.histories = self.histories, {}
         for process in others:
-            watched = old.get(process.namespec) or Watched(process)
-            watched.begin_run(process)
-            watched.limit = self.limits.apply_to(process)
-            self.watched[process.namespec] = watched
-        if self.unmatched is None:
-            count = sum(bool(watched.limit or self.options.total) and not watched.is_exempt
-                        for watched in self.watched.values())
-            log.info("watching %d of supervisord's %d processes: %s", count, len(known),
-                     describe_limits(self.options))
-        self.warn_of_unmatched(others)
-        self.warn_of_hidden(hidden)
-        self.running = [watched for watched in self.watched.values()
-                        if watched.process.pid in children]
+            history = old.get(process.namespec) or History(process)
+            history.show(process)
+            history.limit = find_limit(process, self.options.limits)
+            if history.lost and not is_lost(history, now):
+                history.lost = None
+                history.said_ever.pop('still down', None)
+            if is_first or not history.lost and now - self.began < ORPHAN_PATIENCE_SECS and (
+                    process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF)):
+                history.lost = lost_before(process, now)
+            self.histories[process.namespec] = history
+        if self.histories.keys() != old.keys():
+            self.find_pools()
+        self.say_unmatched(others, len(known))
+        self.say_hidden(hidden)
+        self.named = before & after
+        self.running = [history for history in self.histories.values()
+                        if history.process.pid in self.named]
         self.resolve_limits()
-        self.children = children
-        return processes
+        return processes, after
 
-    def warn_of_unmatched(self, processes: Sequence[Process]) -> None:
-        """Log the limits that cover no process, unless they covered none before."""
-        unmatched = self.limits.unmatched(processes)
-        news = [limit for limit in unmatched if limit not in (self.unmatched or [])]
-        for warning in explain_unmatched(news, processes):
-            log.warning('%s', warning)
+    def find_pools(self) -> None:
+        """Find out which processes are restarted one at a time."""
+        histories = list(self.histories.values())
+        pools = [pool_of(history.process, history.limit, '') for history in histories]
+        configs: Mapping[str, Mapping[str, Any]] = {}
+        if any(pool[0] == '' and pools.count(pool) > 1 for pool in set(pools)):
+            configs = self.server.configs()
+        for history in histories:
+            command = configs.get(history.process.namespec, {}).get('command', '')
+            history.pool = pool_of(history.process, history.limit, str(command))
+
+    def say_unmatched(self, processes: Sequence[Process], count: int) -> None:
+        """Log the limits that match no process, unless they matched none before."""
+        unmatched = [limit for limit in self.options.limits
+                     if not any(covers(limit, process) for process in processes)]
+        if self.unmatched is None:
+            watched = sum(is_watched(history, self.options)
+                          for history in self.histories.values())
+            log.info("watching %d of supervisord's %d processes: %s", watched, count,
+                     describe_limits(self.options))
+        for limit in unmatched:
+            if limit not in (self.unmatched or []) and limit.option != 'any':
+                log.warning('%s', explain_unmatched(limit, processes))
         self.unmatched = unmatched
 
-    def warn_of_hidden(self, hidden: list[tuple[str, int]]) -> None:
+    def say_hidden(self, hidden: list[tuple[str, int]]) -> None:
         """Log the processes that cannot be measured, unless that was logged before."""
         news = [f'{namespec} (pid {pid})' for namespec, pid in hidden
                 if (namespec, pid) not in self.hidden]
@@ -2481,10 +2557,26 @@ class Watch:
             log.warning('cannot measure %s: %s', ', '.join(news), HIDDEN)
         self.hidden = hidden
 
-    def companions(self, process: Process) -> tuple[str, ...]:
-        """Return the namespecs of the other processes of a group."""
-        return tuple(namespec for namespec, watched in self.watched.items()
-                     if watched.process.group == process.group and namespec != process.namespec)
+
+def is_watched(history: History, options: Options) -> bool:
+    """Tell whether memmon may have to restart a process."""
+    if history.limit:
+        return history.limit.soft != NO_SIZE
+    return options.total is not None
+
+
+def lost_before(process: Process, now: float) -> Lost | None:
+    """Return what the memmon before this one, or its worker, may be about to bring back."""
+    if process.state == ProcessStates.STOPPING:
+        return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
+    ago = process.now - process.stop
+    if not process.stop or not 0 <= ago < ORPHAN_PATIENCE_SECS:
+        return None
+    if process.state == ProcessStates.STOPPED:
+        return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
+    if process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
+        return Lost(process.now, math.inf)
+    return None
 
 
 def find_itself(supervisord_pid: int) -> frozenset[int]:
@@ -2494,130 +2586,22 @@ def find_itself(supervisord_pid: int) -> frozenset[int]:
     """
     if os.getppid() == supervisord_pid:
         return frozenset([os.getpid()])
-    pids = ancestors(read_process_table(), os.getpid())
-    return frozenset(itertools.takewhile(lambda pid: pid != supervisord_pid, pids))
+    processes = read_process_table()
+    return frozenset(pid for pid in processes.children(supervisord_pid)
+                     if os.getpid() in tree(processes, pid))
 
 
-# Metrics: what Prometheus is told.
+def describe_limits(options: Options) -> str:
+    """Return the options that say what is restarted when, as they were given."""
+    limits = [limit.given for limit in options.limits]
+    rate = options.restarts
+    return ' '.join([
+        *(['--dry-run'] if options.dry_run else []), *(['-c'] if options.cumulative else []),
+        *([f'-k {options.kind}'] if options.kind != 'rss' else []),
+        *([f'-f {short_duration(options.patience)}'] if options.patience else []),
+        *([f'-r {rate.times}/{short_duration(rate.secs)}'] if rate else []),
+        *([options.total.given] if options.total else []), *limits])
 
-class Metrics:
-    """The file for the textfile collector of Prometheus' node_exporter."""
-
-    def __init__(self, file: str) -> None:
-        from prometheus_client import CollectorRegistry
-        self.file = file
-        self.has_failed = False
-        self.families: list[Any] = []
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
-
-    def collect(self) -> list[Any]:
-        """Return the metrics, as prometheus_client asks for them."""
-        return self.families
-
-    def write(self, watch: Watch, interval_secs: int, duration_secs: float) -> None:
-        """Replace the file in one step; log it once if that fails."""
-        from prometheus_client import generate_latest
-        self.families = [*process_metrics(watch), *memmon_metrics(watch, interval_secs,
-                                                                  duration_secs)]
-        try:
-            replace_file(self.file, generate_latest(self.registry))
-            self.has_failed = False
-        except OSError as error:
-            if not self.has_failed:
-                log.error('cannot write %s: %s', self.file, error.strerror)
-            self.has_failed = True
-
-
-def process_metrics(watch: Watch) -> list[Any]:
-    """Return the metrics of each process."""
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-    labels = ('group', 'process')
-    memory = GaugeMetricFamily('memmon_process_memory_bytes', 'Memory that a process uses.',
-                               labels=(*labels, 'kind'))
-    limit = GaugeMetricFamily('memmon_process_limit_bytes', 'Memory limit of a process.',
-                              labels=labels)
-    restarts = CounterMetricFamily('memmon_process_restarts', 'Restarts of a process by memmon.',
-                                   labels=labels)
-    failures = CounterMetricFamily('memmon_process_restart_failures',
-                                   'Failed stops and starts of a process.', labels=labels)
-    held = GaugeMetricFamily('memmon_process_held', 'Whether -r keeps a process from being '
-                             'restarted.', labels=labels)
-    too_low = GaugeMetricFamily('memmon_process_limit_too_low', 'Whether a process used more than '
-                                'its limit when it was fresh.', labels=labels)
-    unmeasured = GaugeMetricFamily('memmon_process_unmeasured', 'Whether a process runs that '
-                                   'cannot be measured.', labels=labels)
-    hidden = {namespec for namespec, _ in watch.hidden}
-    for watched in watch.watched.values():
-        process, reading = watched.process, watched.reading
-        names = (process.group, process.name)
-        if reading and reading.rss is not None and process.pid:
-            memory.add_metric((*names, 'rss'), reading.rss)
-        if reading and reading.pss is not None and process.pid:
-            memory.add_metric((*names, 'pss'), reading.pss)
-        if watched.size is not None:
-            limit.add_metric(names, watched.size)
-        restarts.add_metric(names, watched.restarts_total)
-        failures.add_metric(names, watched.failures_total)
-        held.add_metric(names, HELD in watched.told)
-        too_low.add_metric(names, watched.is_own and watched.fresh is not None)
-        unmeasured.add_metric(names, process.namespec in hidden)
-    return [memory, limit, restarts, failures, held, too_low, unmeasured]
-
-
-def memmon_metrics(watch: Watch, interval_secs: int, duration_secs: float) -> list[Any]:
-    """Return the metrics of memmon itself and of all processes together."""
-    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
-    families = [
-        InfoMetricFamily('memmon', 'The version of memmon.', {'version': __version__}),
-        GaugeMetricFamily('memmon_last_tick_timestamp_seconds',
-                          'When memmon last checked the processes.', time.time()),
-        GaugeMetricFamily('memmon_tick_interval_seconds', 'How often memmon checks them.',
-                          interval_secs),
-        GaugeMetricFamily('memmon_tick_duration_seconds', 'How long the last check took.',
-                          duration_secs),
-    ]
-    if watch.options.total and watch.total is not None:
-        size, _ = in_bytes(watch.options.total.sizes, watch.machine)
-        families += [
-            GaugeMetricFamily('memmon_total_bytes', 'Memory that all processes use.', watch.total),
-            GaugeMetricFamily('memmon_total_limit_bytes', 'Memory limit of all processes together.',
-                              size),
-        ]
-    return families
-
-
-def replace_file(file: str, content: bytes) -> None:
-    """Replace a file, which others may read, in one step. Raises OSError."""
-    draft = f'{file}.new'  # not *.prom, which node_exporter would read
-    try:
-        with open(draft, 'wb') as new:
-            new.write(content)
-            os.fchmod(new.fileno(), 0o644)
-        os.replace(draft, file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
-
-
-def read_last_tick(file: str) -> tuple[float, float]:
-    """Return when memmon last ticked, in seconds since the epoch, and its interval in seconds.
-
-    Raises OSError, ValueError.
-    """
-    from prometheus_client.parser import text_string_to_metric_families
-    with open(file, encoding='utf-8') as metrics:
-        samples = {sample.name: sample.value for family in
-                   text_string_to_metric_families(metrics.read()) for sample in family.samples}
-    try:
-        return (samples['memmon_last_tick_timestamp_seconds'],
-                samples['memmon_tick_interval_seconds'])
-    except KeyError as error:
-        raise ValueError(f'it has no {error.args[0]}') from None
-
-
-# Listen: the event protocol, and the tick.
 
 class HeaderError(Exception):
     """A header that cannot be read: from here on nobody knows where the next event begins."""
@@ -2635,254 +2619,391 @@ def read_event(stdin: TextIO) -> str | None:
     # Not childutils.get_headers: it fails at a space or a colon in supervisord's identifier.
     tokens = dict(token.partition(':')[::2] for token in header.split())
     if not ('eventname' in tokens and re.fullmatch('[0-9]{1,15}', tokens.get('len', ''))):
-        raise HeaderError(f'this is no header of an event: {header[:200]!r}')
-    return tokens['eventname'] if discard_payload(stdin, int(tokens['len'])) else None
-
-
-def discard_payload(stdin: TextIO, length: int) -> bool:
-    """Read a payload piece by piece, to keep the heap small; tell whether it was all there.
-
-    The length is in characters: supervisord takes it before it encodes the payload.
-    """
-    while length:
-        piece = stdin.read(min(length, 4096))
+        raise HeaderError(f'this is no header of an event: {one_line(header[:200])}')
+    left = int(tokens['len'])  # in characters: supervisord takes it before it encodes the payload
+    while left:
+        piece = stdin.read(min(left, 4096))  # keeps the heap small
         if not piece:
-            return False
-        length -= len(piece)
-    return True
+            return None
+        left -= len(piece)
+    return tokens['eventname']
 
 
-Verdict = Tuple[Watched, Reading, str]
+NO_TICK_INFO_SECS, NO_TICK_WARNING_SECS = 120, 3660
+LOOK_SECS = 1         # between two looks, at least, unless a limit may be reached sooner
+LEAST_LOOK_SECS = 0.2
+LOOK_SHARE = 20       # and so many times the CPU time of the last look
+HOUR = 3600
+DAY = 24 * HOUR
 
 
 class Listener:
-    """The event listener: one tick after the other."""
+    """The event listener: one event after the other, and looks in between."""
 
     def __init__(self, options: Options, server: Server) -> None:
         self.options = options
-        self.watch = Watch(options, server)
+        self.monitor = Monitor(options, server)
         self.workers = Workers(options, server)
-        self.metrics = Metrics(options.metrics) if options.metrics else None
-        self.failures = 0  # ticks in a row at which nothing could be checked
-        self.has_warned = False
+        self.write_metrics = MetricsFile(options) if options.metrics else None
+        self.blind_ticks = 0                  # in a row
+        self.interval = 0                     # seconds between two ticks; 0: none has come
+        self.last_tick = time.monotonic()
+        self.look_at: float | None = None     # when to look before the next tick
+        self.said: set[str] = set()
 
     def serve(self, stdin: TextIO, stdout: TextIO) -> None:
         """Answer supervisord's events until it closes stdin. Raises HeaderError, OSError."""
         while True:
             childutils.listener.ready(stdout)
-            self.tend_workers(stdin.fileno())
+            self.wait(stdin.fileno())
             event = read_event(stdin)
             if event is None:
-                return
+                break
             if re.fullmatch('TICK_[0-9]+', event):
-                began = time.monotonic()
-                self.tick()
-                if self.metrics and not self.failures:
-                    self.metrics.write(self.watch, int(event[len('TICK_'):]),
-                                       time.monotonic() - began)
-            elif not self.has_warned:
-                self.has_warned = True
-                log.warning('%s is not a TICK event; memmon acts on TICK events only, '
-                            'such as events=TICK_60', event)
+                self.interval = int(event[len('TICK_'):])
+                self.last_tick = time.monotonic()
+                self.look(is_tick=True)
+            else:
+                self.interval, self.look_at = 0, None
+                if 'no TICK' not in self.said:
+                    self.said.add('no TICK')
+                    log.warning('%s is not a TICK event; memmon acts on TICK events only, such as '
+                                'events=TICK_60', one_line(event))
             childutils.listener.ok(stdout)
 
-    def tend_workers(self, stdin: int) -> None:
-        """Take in what the workers tell, until there is an event.
-
-        What a worker owed that was killed is paid a second later, or at the next tick.
-        """
-        is_event = False
-        while (self.workers.workers or self.workers.debts) and not is_event:
-            timeout_secs = 1 if self.workers.debts else None
-            is_event, told = self.workers.collect(stdin, timeout_secs)
-            self.note(told)
-            if self.workers.debts and not is_event:
-                self.dispatch([], [])
-
-    def note(self, told: Sequence[tuple[Job, Note]]) -> None:
-        """Remember what became of restarts."""
-        for job, note in told:
-            outcome = OUTCOMES[note.outcome]
-            if outcome not in ('', PUT_OFF):
-                self.watch.children = None  # whatever the pids say: a pid can come back
-            watched = self.watch.watched.get(job.reading.process.namespec)
-            if not watched:
-                continue
-            if outcome == RESTARTED:
-                window_secs = max(3600, self.options.restarts.secs if self.options.restarts else 0)
-                watched.note_restart(job.reading, note, time.monotonic(), window_secs)
-            elif outcome == PUT_OFF:
-                watched.told.add(PUT_OFF)
-            elif outcome == STOP_FAILED or note.is_reported and not outcome:
-                watched.failures_total += 1
-
-    def tick(self) -> None:
-        """Look at the processes, decide, and have restarted what is to be restarted."""
-        due: list[Verdict] = []
-        news: list[News] = []
-        failure = ''
-        try:
+    def wait(self, stdin: int) -> None:
+        """Take in what the workers write, and look when that is due, until there is an event."""
+        while True:
+            self.take(self.workers.start_some())
+            pipes = [worker.pipe for worker in self.workers.workers]
+            ready = wait_readable([stdin, *pipes], self.secs_to_wait())
+            self.take(self.workers.collect(ready))
+            if stdin in ready:
+                return
             now = time.monotonic()
-            processes, readings = self.watch.look()
-            if log.isEnabledFor(logging.DEBUG):
-                log_readings(readings)
-            verdicts = self.judge_each(readings, now)
-            verdicts += self.judge_total(processes, verdicts, now)
-            due = [verdict for verdict in verdicts if verdict[2] == DUE]
-            news = self.news_of(verdicts)
-            if self.watch.hidden and not self.watch.running:
+            if self.look_at is not None and now >= self.look_at:
+                self.look_at = None
+                if now <= self.last_tick + 2 * self.interval and not self.monitor.needs_ps:
+                    self.look(is_tick=False)
+            self.say_no_tick(now)
+
+    def secs_to_wait(self) -> float | None:
+        """Return for how long to wait for an event; None: as long as it takes."""
+        now = time.monotonic()
+        times = []
+        if self.workers.queue or self.workers.deliveries:
+            times.append(now + 1)  # for a place, or for a fork that succeeds
+        if self.look_at is not None:
+            times.append(self.look_at)
+        if 'no TICK' not in self.said and not self.interval:
+            times.append(self.last_tick + (NO_TICK_WARNING_SECS if 'no TICK yet' in self.said
+                                           else NO_TICK_INFO_SECS))
+        return max(0, min(times) - now) if times else None
+
+    def say_no_tick(self, now: float) -> None:
+        """Log that no TICK has come: INFO at first, as with TICK_3600 that takes an hour."""
+        if self.interval or 'no TICK' in self.said:
+            return
+        if now - self.last_tick >= NO_TICK_WARNING_SECS:
+            self.said.add('no TICK')
+            log.warning('no TICK for an hour: check that the section is an [eventlistener:x] with '
+                        'events=TICK_60')
+        elif now - self.last_tick >= NO_TICK_INFO_SECS and 'no TICK yet' not in self.said:
+            self.said.add('no TICK yet')
+            log.info('no TICK yet: normal with TICK_3600, else check that the section is an '
+                     '[eventlistener:x]')
+
+    def look(self, is_tick: bool) -> None:
+        """Look at the processes, judge, and have restarted what is to be restarted."""
+        now, used = time.monotonic(), time.process_time()
+        failure, is_planned = '', False
+        reports: list[Report] = []
+        due: list[Judged] = []
+        if not is_tick:
+            self.monitor.looks += 1
+            log.debug('a look between two ticks')
+        try:
+            pairs = self.monitor.look(now)
+            self.log_readings(pairs)
+            self.find_blocked(now)
+            for history, reading in pairs:
+                verdict = judge(reading, history, self.options, now)
+                if verdict != WITHIN:
+                    reports += self.conclude(history, reading, None, verdict, now)
+                if verdict == DUE and self.may_try(history, reading.level, is_tick):
+                    due.append((history, reading, None))
+            for history, reading, total in self.judge_total(due, is_tick, now, reports):
+                due.append((history, reading, total))
+            reports += self.still_down(now)
+            if self.monitor.hidden and not self.monitor.running:
                 failure = f'no process can be measured: {HIDDEN}'
+        except ShuttingDown as error:
+            failure, is_planned = str(error), True
         except (MeasureError, SupervisordError) as error:
             failure = str(error)
+        except Fault as error:
+            failure = reason_of(error)
         except Exception as error:  # a tick survives anything
-            failure = f'{type(error).__name__}: {reason_of(error)}'
-        news = [*self.news_of_failure(failure), *news]
-        for item in news:
-            log.log(item.level, '%s', item.line)
-        self.dispatch(due, news)
+            failure = f'{type(error).__name__}: {one_line(error)}'
+            log_failure('a look failed', error)
+        if is_tick or not failure:
+            reports += self.blindness(failure, is_planned)
+        for report in reports:
+            self.report(report)
+        if not self.options.dry_run and due:
+            self.restart(due)
+        self.plan_look(time.monotonic(), time.process_time() - used)
+        if self.write_metrics and is_tick:
+            self.write_metrics(self.monitor, self.interval, not failure, now)
 
-    def news_of_failure(self, failure: str) -> list[News]:
-        """Return what to report of a tick at which nothing could be checked, or no more."""
-        failures, self.failures = self.failures, self.failures + 1 if failure else 0
-        if failure:
-            subject = 'nothing could be checked at two ticks in a row' if failures == 1 else ''
-            is_known = failure.endswith(HIDDEN) and not subject  # the log has named what is hidden
-            return [News(logging.DEBUG if is_known else logging.ERROR,
-                         f'nothing checked at this tick: {failure}', subject)]
-        if failures > 1:
-            return [News(logging.INFO, f'processes are checked again, after {failures} ticks',
-                         'processes are checked again')]
+    def log_readings(self, pairs: Sequence[tuple[History, Reading]]) -> None:
+        """Log what each process uses."""
+        if log.isEnabledFor(logging.DEBUG):
+            for _, reading in pairs:
+                log.debug('%s: %s of %s (%s)', reading.process.namespec, describe_use(reading),
+                          describe_sizes(reading), reading.limit.given if reading.limit else '')
+
+    def find_blocked(self, now: float) -> None:
+        """Find out which pools are being restarted, or have lost a process."""
+        histories = self.monitor.histories.values()
+        pools = {job.history.pool for job in self.workers.jobs()}
+        pools |= {history.pool for history in histories if is_lost(history, now)}
+        for history in histories:
+            history.is_blocked = history.pool in pools
+
+    def may_try(self, history: History, level: str, is_tick: bool) -> bool:
+        """Tell whether to try a restart: what was refused is tried at ticks, and once over hard."""
+        return is_tick or not history.refused or (level == HARD and history.refused != HARD)
+
+    def conclude(self, history: History, reading: Reading, total: Reading | None, verdict: str,
+                 now: float) -> list[Report]:
+        """Return what is to be reported of a verdict, once."""
+        cause = ''
+        event = {NEAR: 'near limit', HELD: 'held', VAIN: 'limit too low'}.get(verdict, '')
+        if verdict == DUE:
+            history.said.pop('held', None)
+            event = 'would restart' if self.options.dry_run else ''
+        said = history.said
+        if verdict == VAIN and not total:
+            said = history.said_ever
+            level = reading.level
+            if level not in history.vain:
+                history.vain[level] = Vain(now, reading.memory or 0)
+        elif total and verdict in (VAIN, NEAR):
+            return []
+        key = f'{event} for -t' if total and event else event
+        if not event or key in said:
+            return []
+        said[key] = now
+        cause = describe_cause(reading, total)
+        course = draw_course(history, reading)
+        if event == 'near limit':
+            given = reading.limit.given if reading.limit else ''
+            growth = history.course.describe(reading.soft - (reading.memory or 0))
+            cause = (f'{describe_use(reading)} of {describe_sizes(reading)} ({given}), '
+                     f'{reading.share or 0:.0%}' + f'; {growth}' * bool(growth))
+        elif event == 'held' and self.options.restarts:
+            times, secs = self.options.restarts
+            cause += (f'; memmon has restarted it {times} time{"s" * (times != 1)} within '
+                      f'{format_duration(secs)}: it is left running')
+        elif event == 'limit too low':
+            ago = format_duration(now - history.restarts[-1].at) if history.restarts else 'soon'
+            cause += (f'; it is over its limit again {ago} after a restart: raise the limit if '
+                      'the program needs that much; memmon restarts it again when it has grown by '
+                      'half' + ', or is over its hard size' * (
+                          reading.level == SOFT and reading.hard != math.inf))
+        return [Report(event, cause, reading, total, course=course)]
+
+    def judge_total(self, due: Sequence[Judged], is_tick: bool, now: float, reports: list[Report]
+                    ) -> list[Judged]:
+        """Return the one process, if any, that is to be restarted for the sake of the total.
+
+        The largest; but none that is smaller than the excess, whose restart cannot help enough.
+        """
+        history, options = self.monitor.total, self.options
+        total = history.reading
+        if not options.total or not total or not total.level or total.memory is None:
+            self.said.discard('total too low')
+            return []
+        total = self.without_stopping(total, now)
+        since = now if history.over_since is None else history.over_since
+        if total is None or total.memory is None or (
+                total.level == SOFT and now - since < options.patience):
+            return []
+        if due and not options.dry_run:
+            return []  # what is restarted for its own limit may help
+        excess = total.memory - total.soft
+        candidates = [(other, other.part) for other in self.monitor.running
+                      if other.part and not (other.limit and other.limit.soft == NO_SIZE)]
+        candidates.sort(key=lambda pair: ('postponed' in pair[0].said, -(pair[1].memory or 0)))
+        for other, part in candidates:
+            if (part.memory or 0) < excess:
+                continue
+            verdict = judge(part, other, options, now, total)
+            reports += self.conclude(other, part, total, verdict, now)
+            if verdict == DUE and self.may_try(other, total.level, is_tick):
+                return [(other, part, total)]
+        if is_tick and 'total too low' not in self.said and not self.workers.jobs():
+            self.said.add('total too low')
+            reports.append(Report('total too low', f'total {describe_excess(total)}, but there is '
+                                  'no process whose restart would help'))
         return []
 
-    def judge_each(self, readings: Sequence[tuple[Watched, Reading]], now: float) -> list[Verdict]:
-        """Return what follows for each process that is over its own limit, or near it."""
-        verdicts, warn = [], self.options.warn
-        for watched, reading in readings:
-            since = watched.note_reading(reading, now)
-            if since is not None or warn and is_near(reading, warn):
-                verdicts.append(self.judge(watched, reading, since, watched.fresh, now))
-        return verdicts
+    def without_stopping(self, total: Reading, now: float) -> Reading | None:
+        """Return the total as it will be; None if a restart under way may bring it down.
 
-    def judge_total(self, processes: Processes, verdicts: Sequence[Verdict], now: float
-                    ) -> list[Verdict]:
-        """Return what follows from the limit of the total: at most one process is due.
-
-        And none as long as restarts for other limits may help, as those that are put off do not.
+        Over the hard size memmon waits no longer than ten seconds for each stop.
         """
-        readings = self.watch.look_at_total(processes, now)
-        under_way = [job for job in self.workers.under_way() if job.reading.total is not None]
-        due = [watched for watched, _, verdict in verdicts if verdict == DUE]
-        may_help = any(PUT_OFF not in watched.told for watched in due)
-        if readings is None or under_way or may_help:
+        memory = total.memory or 0
+        for worker in self.workers.workers:
+            if worker.jobs and not worker.is_failing:
+                if total.level != HARD or now - worker.began < SLOW_STOP_SECS:
+                    return None
+                for job in worker.jobs:
+                    part = job.history.part
+                    if job.is_owed and part and worker.stopping_since is not None:
+                        memory -= part.memory or 0
+        left = total._replace(memory=memory)
+        return left if left.level == total.level else None
+
+    def still_down(self, now: float) -> list[Report]:
+        """Return what is to be said once a day of processes that memmon took down."""
+        reports = []
+        for history in self.monitor.histories.values():
+            lost = history.lost
+            if lost and lost.until == math.inf and is_lost(history, now):
+                said = history.said_ever.setdefault('still down', now)
+                if now - said >= DAY:
+                    history.said_ever['still down'] = now
+                    reports.append(Report(
+                        'still down', f'{history.process.namespec}: {history.process.statename}: '
+                        f'{history.process.spawnerr}; no other process of its pool is touched'))
+        return reports
+
+    def blindness(self, failure: str, is_planned: bool) -> list[Report]:
+        """Return what is to be reported of a tick that could check nothing, or can again."""
+        ticks, self.blind_ticks = self.blind_ticks, self.blind_ticks + 1 if failure else 0
+        if is_planned:
+            self.blind_ticks = ticks
+            log.info('tick skipped: %s', failure)
             return []
-        judged = []
-        for watched, reading in readings:
-            if watched in due:
+        if failure:
+            return [Report('blind' if ticks == 1 else 'tick skipped', failure)]
+        if ticks > 1:
+            return [Report('seen again', f'after {ticks} ticks')]
+        return []
+
+    def report(self, report: Report) -> None:
+        """Log something, and have the mail and the user's commands for it delivered."""
+        write_log(report)
+        self.workers.deliveries += deliveries(self.options, report)
+
+    def restart(self, due: Sequence[Judged]) -> None:
+        """Have processes restarted, those of a pool one after the other."""
+        self.workers.supervisord_pid = self.monitor.supervisord_pid
+        self.workers.add([Job(history, reading, total, tuple(
+            namespec for namespec, other in self.monitor.histories.items()
+            if other.pool == history.pool and other is not history))
+            for history, reading, total in due])
+
+    def take(self, lines: Sequence[tuple[Job, Line]]) -> None:
+        """Remember what became of restarts, and report it."""
+        now = time.monotonic()
+        for job, line in lines:
+            if line.event == STOPPING:
                 continue
-            since, fresh = self.watch.total_since, watched.fresh_total
-            judged.append(self.judge(watched, reading, since, fresh, now))
-            if judged[-1][2] in (DUE, BRIEF):
-                return judged
-        if not self.watch.has_told_total:
-            self.watch.has_told_total = True
-            log.warning('total %s is over the limit (%s), but there is no process left whose '
-                        'restart would help', format_size(self.watch.total or 0),
-                        self.options.total.given if self.options.total else '')
-        return judged
+            report = report_of(job, line)
+            history = self.monitor.histories.get(job.reading.process.namespec, job.history)
+            level = (report.total or report.reading or job.reading).level
+            if line.event != 'postponed':
+                self.monitor.named = None  # whatever the pids say: a pid can come back
+                if self.interval:
+                    self.look_at = now + LOOK_SECS  # a leak goes on where it was killed, too
+            history.refused = ''
+            if line.event == 'restarted':
+                history.restarts = [*history.restarts_within(
+                    max(HOUR, self.options.restarts.secs if self.options.restarts else 0), now),
+                    Restart(now, level, job.total is not None)]
+                history.restarts_total += 1
+                history.lost = None
+            elif line.event in LOST_EVENTS:
+                history.failures_total += not job.is_reported
+                history.lost = Lost(line.tried or job.reading.process.start, math.inf)
+                history.said_ever['still down'] = now
+            else:
+                history.refused = level or SOFT
+                history.failures_total += line.event == 'failed to stop'
+            if line.event != 'postponed':
+                self.report(report)
+            elif 'postponed' not in history.said:
+                history.said['postponed'] = now
+                self.report(report)
+            elif (now - history.said['postponed'] >= HOUR
+                  and 'postponed for an hour' not in history.said):
+                history.said['postponed for an hour'] = now
+                self.report(report._replace(event='postponed for an hour'))
 
-    def judge(self, watched: Watched, reading: Reading, since: float | None, fresh: int | None,
-              now: float) -> Verdict:
-        """Return what follows from a reading and from what is remembered."""
-        window_secs = self.options.restarts.secs if self.options.restarts else 0
-        restarts = watched.restarts_within(window_secs, now, reading.process.pid)
-        over_secs = now - since if since is not None else 0
-        fresh = fresh if watched.is_own else None
-        return watched, reading, judge(reading, over_secs, len(restarts), fresh, self.options)
+    def plan_look(self, now: float, cpu_secs: float) -> None:
+        """Find out when to look before the next tick: when a limit could be reached before it.
 
-    def news_of(self, verdicts: Sequence[Verdict]) -> list[News]:
-        """Return what is to be reported of verdicts that lead to no restart, each once."""
-        return [item for watched, reading, verdict in verdicts
-                for item in [self.news_of_verdict(watched, reading, verdict)] if item]
+        After half of the time that the fastest growth would take, but not in less than a second, or
+        than a fifth of one where the limit would be reached sooner.
+        """
+        self.look_at = None
+        if not self.interval or self.monitor.needs_ps:
+            return
+        has_before = 'before' in dict(self.options.on)
+        earliest = math.inf
+        for history in self.monitor.limited:
+            if history.rate > 0 and history.reading:
+                waits = has_before and 'postponed' in history.said
+                room = next_size(history, self.options, now, waits) - (history.reading.memory or 0)
+                earliest = min(earliest, room / history.rate)
+        total = self.monitor.total
+        if self.options.total and total.reading and total.rate > 0 and not self.options.dry_run:
+            sizes = (total.reading.hard,) if self.options.patience else total.reading[2:4]
+            earliest = min([earliest, *((size - (total.reading.memory or 0)) / total.rate
+                                        for size in sizes if size > (total.reading.memory or 0))])
+        if now + earliest < self.last_tick + self.interval:
+            self.look_at = now + max(min(LOOK_SECS, earliest), LEAST_LOOK_SECS,
+                                     LOOK_SHARE * cpu_secs, earliest / 2)
 
-    def news_of_verdict(self, watched: Watched, reading: Reading, verdict: str) -> News | None:
-        """Return what is to be reported of a verdict; None if there is nothing new."""
-        now = time.monotonic()
-        news = None
-        if verdict == DUE:
-            watched.told.discard(HELD)
-        if verdict == NEAR and not watched.is_warned:
-            watched.is_warned = True
-            growth = watched.describe_growth(reading, now)
-            forecast = watched.course.forecast((reading.size or 0) - (reading.memory or 0), now)
-            news = news_of_warning(reading, watched.describe_course(reading, now),
-                                   f'; {growth}{forecast}' if growth else '')
-        elif verdict == HELD and HELD not in watched.told and self.options.restarts:
-            news = news_of_hold(self.options.restarts, reading,
-                                watched.describe_course(reading, now))
-        elif verdict == DUE and self.options.dry_run and DUE not in watched.told:
-            news = news_of_dry_run(reading, watched.describe_course(reading, now))
-        if news:
-            watched.told.add(verdict)
-        return news
-
-    def dispatch(self, due: Sequence[Verdict], news: Sequence[News]) -> None:
-        """Have processes restarted, debts paid and news delivered."""
-        now = time.monotonic()
-        jobs = [Job(reading, Debt(), self.watch.companions(reading.process),
-                    recent=len(watched.restarts_within(3600, now, reading.process.pid)),
-                    course=watched.describe_course(reading, now),
-                    is_put_off=PUT_OFF in watched.told)
-                for watched, reading, _ in due if not self.options.dry_run]
-        try:
-            self.workers.dispatch(
-                jobs, [item for item in news if is_deliverable(self.options, item)],
-                self.watch.supervisord_pid)
-        except Exception as error:  # no memory, no descriptor, no thread
-            log.error('no restarts before the next tick: %s', reason_of(error))
-
-
-def log_readings(readings: Sequence[tuple[Watched, Reading]]) -> None:
-    """Log what each process uses."""
-    for _, reading in readings:
-        log.debug('%s: %s of %s (%s)', reading.process.namespec, describe_use(reading),
-                  describe_sizes(reading), reading.limit.given if reading.limit else '')
-
-
-def find_server(env: Mapping[str, str]) -> Server:
-    """Return the server that supervisord tells its children of. Raises UsageError."""
-    if env.get('SUPERVISOR_SERVER_URL'):
-        return parse_server(env)
-    if 'SUPERVISOR_ENABLED' in env:
-        raise UsageError('supervisord has no RPC server for memmon to call: add a '
-                         '[unix_http_server] and a [rpcinterface:supervisor] section to '
-                         'supervisord.conf')
-    raise UsageError('memmon is a supervisor event listener, to be started by supervisord from a '
-                     'section like: [eventlistener:memmon] command=memmon -a 200MB '
-                     'events=TICK_60; for one look at what runs now: memmon --check -a 200MB')
+    def end(self) -> None:
+        """See to it that what killed workers owe is started, when supervisord has closed stdin."""
+        pipes = [worker.pipe for worker in self.workers.workers]
+        while pipes:
+            ready = wait_readable(pipes, 0)
+            if not ready:
+                break
+            self.take(self.workers.collect(ready))
+            pipes = [worker.pipe for worker in self.workers.workers]
+        self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].is_owed]
+        self.take(self.workers.start_some())
+        for delivery in self.workers.deliveries:
+            deliver(delivery)
 
 
 def warn_of_missing_mailer(command: str) -> None:
     """Log it if the program that sends mail is not there: Debian comes without any."""
     match = re.match(r'\s*([\w./+-]+)(\s|$)', command)
-    if match:
-        program = match.group(1)
-        try:
-            run(['sh', '-c', 'command -v "$1"', 'sh', program], PS_TIMEOUT_SECS)
-        except CommandError:
+    with contextlib.suppress(OSError, CommandError):
+        if match and not run(['sh', '-c', 'command -v "$1" || echo', 'sh', match.group(1)],
+                             PS_TIMEOUT_SECS, output=subprocess.PIPE).strip():
             log.warning('no mail can be sent: there is no %s; install it, or name another command '
-                        'with -s', program)
-        except OSError as error:
-            log.debug('cannot look for %s: %s', program, error)
+                        'with -s', match.group(1))
 
 
 def listen(options: Options, server: Server) -> None:
     """Serve supervisord's events until it closes stdin. Raises HeaderError."""
     log.info('memmon %s waits for TICK events: %s', __version__, describe_limits(options))
+    for sentence in tiny_limits(options):
+        log.warning('%s', sentence)
     if options.email:
         warn_of_missing_mailer(options.sendmail_program)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it hides how commands end
     listener = Listener(options, server)
     with contextlib.suppress(Fault, SupervisordError):  # the first tick asks again
-        listener.watch.supervisord_pid = server.pid()
+        listener.monitor.supervisord_pid = server.pid()
     # As supervisord writes: UTF-8 in any locale, and a newline alone ends a line.
     try:
         with open(0, encoding='utf-8', errors='replace', newline='\n', closefd=False) as stdin, \
@@ -2891,7 +3012,170 @@ def listen(options: Options, server: Server) -> None:
     except BrokenPipeError:
         pass  # supervisord has ended
     finally:
-        listener.workers.end()
+        listener.end()
+
+
+# Metrics: what Prometheus is told.
+
+class Metric(NamedTuple):
+    """A row of the table of metrics: a gauge, or a counter."""
+
+    name: str
+    help: str
+    value: Callable[[Any], Optional[float]]  # of a History, or of all; None: there is none
+    is_counter: bool = False
+
+
+def memory_of(history: History) -> float | None:
+    reading = history.reading
+    if not (reading and history.process.pid and reading.soft != math.inf):
+        return None
+    return reading.memory
+
+
+PROCESS_METRICS = (
+    Metric('memmon_process_memory_bytes', 'Memory of a process, as it is compared with its limit.',
+           memory_of),
+    Metric('memmon_process_rss_bytes', 'Resident set size of a process.',
+           lambda history: history.reading.rss if history.reading and history.process.pid
+           else None),
+    Metric('memmon_process_limit_bytes', 'Soft memory limit of a process.',
+           lambda history: None if history.sizes[0] == math.inf else history.sizes[0]),
+    Metric('memmon_process_restarts', 'Restarts of a process by memmon.',
+           lambda history: history.restarts_total, True),
+    Metric('memmon_process_restart_failures', 'Failed stops and starts of a process.',
+           lambda history: history.failures_total, True),
+    Metric('memmon_process_held', 'Whether -r keeps a process from being restarted.',
+           lambda history: 'held' in history.said or 'held for -t' in history.said),
+    Metric('memmon_process_limit_too_low', 'Whether a restart of the process was in vain.',
+           lambda history: bool(history.vain)),
+    Metric('memmon_process_lost', 'Whether memmon took the process down and it is not up again.',
+           lambda history: history.lost is not None and history.lost.until == math.inf),
+)
+
+
+class MetricsFile:
+    """The file for the textfile collector of Prometheus' node_exporter."""
+
+    def __init__(self, options: Options) -> None:
+        from prometheus_client import CollectorRegistry
+        self.options = options
+        self.has_failed = False
+        self.families: list[Any] = []
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self.duration = 0.0  # seconds, of the last tick with its writing
+
+    def collect(self) -> list[Any]:
+        """Return the metrics, as prometheus_client asks for them."""
+        return self.families
+
+    def __call__(self, monitor: Monitor, interval: int, is_good: bool, began: float) -> None:
+        """Replace the file in one step; log it once if that fails."""
+        from prometheus_client import generate_latest
+        try:
+            self.families = [*self.process_families(monitor),
+                             *self.own_families(monitor, interval, is_good)]
+            replace_file(self.options.metrics, generate_latest(self.registry))
+            self.has_failed = False
+        except Exception as error:  # the ticks go on
+            if not self.has_failed:
+                log.error('cannot write %s: %s', one_line(self.options.metrics),
+                          getattr(error, 'strerror', None) or one_line(error))
+            self.has_failed = True
+        self.duration = time.monotonic() - began
+
+    def process_families(self, monitor: Monitor) -> list[Any]:
+        """Return the metrics of each process."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        families = []
+        for metric in PROCESS_METRICS:
+            kind = [self.options.kind] * (metric.value is memory_of)
+            family = (CounterMetricFamily if metric.is_counter else GaugeMetricFamily)(
+                metric.name, metric.help, labels=['group', 'process', 'kind'][:2 + len(kind)])
+            for history in monitor.histories.values():
+                value = metric.value(history)
+                if value is not None:
+                    names = one_line(history.process.group), one_line(history.process.name)
+                    family.add_metric([*names, *kind], value)
+            families.append(family)
+        hidden = GaugeMetricFamily('memmon_process_unmeasured', 'Whether a process runs that '
+                                   'cannot be measured.', labels=['group', 'process'])
+        for history in monitor.histories.values():
+            namespec = history.process.namespec
+            hidden.add_metric([one_line(history.process.group), one_line(history.process.name)],
+                              any(namespec == name for name, _ in monitor.hidden))
+        return [*families, hidden]
+
+    def own_families(self, monitor: Monitor, interval: int, is_good: bool) -> list[Any]:
+        """Return the metrics of memmon itself and of all processes together."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+        families = [
+            InfoMetricFamily('memmon', 'The version of memmon.', {'version': __version__}),
+            GaugeMetricFamily('memmon_check_success', 'Whether the last tick could check the '
+                              'processes.', float(is_good)),
+            GaugeMetricFamily('memmon_last_tick_timestamp_seconds', 'When the last tick came.',
+                              time.time()),
+            GaugeMetricFamily('memmon_tick_interval_seconds', 'How often ticks come.', interval),
+            GaugeMetricFamily('memmon_tick_duration_seconds', 'How long the tick before this one '
+                              'took, with the writing of this file.', self.duration),
+            CounterMetricFamily('memmon_looks_between_ticks', 'Looks that did not wait for a '
+                                'tick.', monitor.looks),
+        ]
+        total = monitor.total.reading
+        if self.options.total and total and total.memory is not None:
+            families += [
+                GaugeMetricFamily('memmon_total_bytes', 'Memory that all processes use.',
+                                  total.memory),
+                GaugeMetricFamily('memmon_total_limit_bytes', 'Soft memory limit of all processes '
+                                  'together.', total.soft),
+            ]
+        return families
+
+
+def replace_file(path: str, content: bytes) -> None:
+    """Replace a file, which others may read, in one step. Raises OSError."""
+    directory, name = os.path.split(path)
+    # Not *.prom, which node_exporter would read; created anew, so that nobody can have planted it.
+    descriptor, draft = tempfile.mkstemp('.new', f'.{name}.', directory or '.')
+    try:
+        with open(descriptor, 'wb') as file:
+            file.write(content)
+            os.fchmod(file.fileno(), 0o644)
+        os.replace(draft, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def check_ticks(path: str) -> tuple[bool, str]:
+    """Return whether the memmon that writes a file of metrics ticks and sees, and a line on it."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError('it is no regular file')
+        from prometheus_client.parser import text_string_to_metric_families
+        with open(path, encoding='utf-8') as metrics:
+            samples = {sample.name: sample.value for family in
+                       text_string_to_metric_families(metrics.read()) for sample in family.samples}
+        last, interval, success = [samples[f'memmon_{name}'] for name in (
+            'last_tick_timestamp_seconds', 'tick_interval_seconds', 'check_success')]
+        age = time.time() - last
+        # All false for NaN; the clock may have been set back a little.
+        if not (0 < interval < 1e9 and -interval < age < 1e12 and success in (0, 1)):
+            raise ValueError('its last tick is no time in the past')
+    except KeyError as error:
+        return False, f'last tick: unknown: {path} has no {error.args[0]}'
+    except (OSError, ValueError) as error:
+        return False, (f'last tick: unknown: {path} cannot be read: '
+                       f'{getattr(error, "strerror", None) or one_line(error)}')
+    line = (f'last tick: {format_duration(age)} ago, one is due every '
+            f'{format_duration(interval)}')
+    if age > 3 * interval:
+        return False, f'{line}: memmon is not ticking'
+    if not success:
+        return False, f'{line}: memmon ticks, but could check nothing: see its log'
+    return True, line
 
 
 # Check: one look, for a person.
@@ -2918,7 +3202,7 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
     except OSError as error:
         raise UsageError(f'cannot read {file}: {error.strerror}') from None
     except (ValueError, configparser.Error) as error:
-        raise UsageError(f'{file}: {first_and_last_line(error)}; fix it, or set '
+        raise UsageError(f'{file}: {one_line(error)}; fix it, or set '
                          'SUPERVISOR_SERVER_URL') from None
     return parse_server({
         'SUPERVISOR_USERNAME': client.username or '',
@@ -2931,87 +3215,121 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
 def check(options: Options, columns: int) -> tuple[list[str], int]:
     """Return what --check prints, and its status. Raises UsageError."""
     server, file = find_any_server(options, os.environ)
+    monitor = Monitor(options, server)
+    monitor.unmatched = []
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
     try:
-        table, readings, total = read_all(server, options)
-    except (Fault, SupervisordError, MeasureError) as error:
+        measured = dict((history.process.namespec, reading)
+                        for history, reading in monitor.look(time.monotonic(), True))
+        processes, _ = monitor.find_children()
+    except (Fault, SupervisordError, MeasureError, OSError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
-    processes = [reading.process for reading in readings]
-    lines = format_table(sorted(readings, key=rank, reverse=True), options, columns)
-    lines += explain_unmatched(Limits(options.limits).unmatched(processes), processes)
-    unmeasured = [reading.process.namespec for reading in readings if is_unmeasured(reading)]
-    if unmeasured:
-        lines.append(f'cannot measure {", ".join(unmeasured)}: {HIDDEN}')
-    lines += explain_trees(table, readings, options)
+    readings = [measured.get(namespec) or Reading(  # what is not hidden has just ended
+        history.process._replace(pid=dict(monitor.hidden).get(namespec, 0)), history.limit,
+        *history.sizes, None, None, None, '', None)
+        for namespec, history in monitor.histories.items()]
+    rows = [Row(reading, read_peak(tree(processes, reading.process.pid) if options.cumulative
+                                   else [reading.process.pid]) * bool(reading.process.pid))
+            for reading in readings]
+    lines = format_table(sorted(rows, key=rank, reverse=True), options, columns)
+    lines += [explain_unmatched(limit, [reading.process for reading in readings])
+              for limit in monitor.unmatched if limit.option != 'any']
+    lines += tiny_limits(options)
+    if monitor.hidden:
+        lines.append(one_line(f'cannot measure {", ".join(dict(monitor.hidden))}: {HIDDEN}'))
+    lines += [line for reading in readings if reading.memory is not None
+              for line in [explain_tree(processes, reading, options)] if line]
     if file:
         lines.append(f'supervisord: {show_url(server.url)}, from {file}')
     if not (options.limits or options.total):
-        lines += propose_limits(table, readings, options)
+        lines += propose_limits(processes, rows, options)
+    total = monitor.total.reading
     if total:
-        lines.append(f'total: {options.kind.upper()} {format_size(total.total or 0)} of '
-                     f'{describe_sizes(total)} ({total.limit.given if total.limit else ""}), '
-                     f'{share_of(total) or 0:.0%}')
-    is_ticking, news = check_ticks(options.metrics) if options.metrics else (True, [])
-    is_any_over = any(map(is_over, [*readings, *([total] if total else [])]))
-    return lines + news, 2 if unmeasured or not is_ticking else int(is_any_over)
+        lines.append(f'total: {describe_use(total)} of {describe_sizes(total)} '
+                     f'({total.limit.given if total.limit else ""}), {total.share or 0:.0%}')
+    is_ticking = True
+    if options.metrics:
+        is_ticking, line = check_ticks(options.metrics)
+        lines.append(line)
+    is_any_over = any(reading.level for reading in [*readings, *([total] if total else [])])
+    return lines, 2 if monitor.hidden or not is_ticking else int(is_any_over)
 
 
-def check_ticks(file: str) -> tuple[bool, list[str]]:
-    """Return whether the memmon that writes a file of metrics ticks, and a line about it."""
-    try:
-        last, interval_secs = read_last_tick(file)
-    except (OSError, ValueError) as error:
-        return False, [f'last tick: unknown, since {file} cannot be read: '
-                       f'{getattr(error, "strerror", None) or first_and_last_line(error)}']
-    age = time.time() - last
-    is_ticking = age <= 3 * interval_secs
-    line = (f'last tick: {format_duration(age)} ago, one is due every '
-            f'{format_duration(interval_secs)}')
-    return is_ticking, [line + ': memmon is not ticking' * (not is_ticking)]
+class Row(NamedTuple):
+    """A reading with the highest RSS so far, in bytes."""
+
+    reading: Reading
+    peak: int  # 0: not known
+
+    @property
+    def shown_peak(self) -> int:
+        return max(self.peak, self.reading.rss or 0, self.reading.memory or 0)
 
 
-def explain_trees(table: ProcessTable, readings: Sequence[Reading], options: Options) -> list[str]:
-    """Return sentences about processes for which -c or -k pss would tell more of the truth."""
-    lines = []
-    for reading in readings:
-        process = reading.process
-        if reading.rss is None:
-            continue
-        if not reading.with_descendants:
-            memory = look_below(table, process.pid)
-            if memory:
-                lines.append(explain_wrapper(process, *memory))
-        elif options.kind == 'rss':
-            pids = tree(table, process.pid)
-            pss, unread = measure_pss(table, pids)
-            if len(pids) > 2 and not unread and reading.rss > 1.5 * pss:
-                lines.append(f'{process.namespec} shares memory among its {len(pids)} processes: '
-                             f'with -k pss, {format_size(pss)} counts')
-    return lines
+def explain_tree(processes: Processes, reading: Reading, options: Options) -> str:
+    """Return a sentence on a process for which -c or another measure tells more; or nothing."""
+    if not options.cumulative:
+        return look_below(processes, reading.process)
+    pids = tree(processes, reading.process.pid)
+    if options.kind != 'rss' or len(pids) < 3:
+        return ''
+    private = private_memory(processes, pids)
+    if private is None or not reading.rss or reading.rss <= 1.5 * private:
+        return ''
+    return (f'{reading.process.namespec} shares memory among its {len(pids)} processes: with '
+            f'-k private, {format_size(private)} counts')
 
 
-def propose_limits(table: ProcessTable, readings: Sequence[Reading], options: Options
-                   ) -> list[str]:
+def private_memory(processes: Processes, pids: Sequence[int]) -> int | None:
+    """Return what of some processes is private, in bytes; None if that cannot be read."""
+    memory, unread = measure_exactly(processes, pids, MEASURES['private'])
+    return None if unread or not memory else memory
+
+
+LEAST_PROPOSED = 32 * MB
+
+
+def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) -> list[str]:
     """Return a paragraph with a limit for each program: half as much again as its peak."""
-    measured = [reading for reading in readings if reading.peak and not is_memmon(reading.process)]
-    pids = [reading.process.pid for reading in measured]
-    with_descendants = options.cumulative or any(look_below(table, pid) for pid in pids)
-    groups: dict[str, set[str]] = {}
-    for reading in measured:
-        groups.setdefault(program_of(reading.process), set()).add(reading.process.group)
-    peaks: dict[str, int] = {}
-    for reading in measured:
-        program = program_of(reading.process)
-        name = program if len(groups[program]) == 1 else f'{reading.process.group}:{program}'
-        pids = tree(table, reading.process.pid) if with_descendants else []
-        peaks[name] = max(peaks.get(name, 0), read_peak(pids) or reading.peak or 0)
-    if not peaks:
+    rows = [row for row in rows if row.reading.rss and not is_memmon(row.reading.process)]
+    if not rows:
         return []
-    words = [shlex.quote(f'{name}={round_up(1.5 * peak)}') for name, peak in sorted(peaks.items())]
-    youngest = format_duration(min(reading.uptime for reading in measured))
-    return ['', 'Limits of half as much again as the peaks, ready to paste:', '',
-            '    memmon ' + '-c ' * with_descendants + ' '.join(f'-p {word}' for word in words), '',
-            f'The youngest process has been up for {youngest}: peaks mean little until '
-            'your programs have been through their busiest hours.']
+    with_trees = options.cumulative or any(
+        look_below(processes, row.reading.process) for row in rows)
+    kind = options.kind
+    if with_trees and kind == 'rss':
+        with contextlib.suppress(ValueError):
+            kind = parse_measure('private')
+    groups: dict[str, set[str]] = {}
+    for row in rows:
+        process = row.reading.process
+        groups.setdefault(program_of(process), set()).add(process.group)
+    needs: dict[str, float] = {}
+    for row in rows:
+        process = row.reading.process
+        program = program_of(process)
+        name = program if len(groups[program]) == 1 else f'{process.group}:{program}'
+        pids = tree(processes, process.pid) if with_trees else [process.pid]
+        rss = (measure_bound(processes, pids, False) or (0, 0))[0]
+        if rss:
+            memory = measure_exactly(processes, pids, MEASURES[kind])[0] if kind != 'rss' else rss
+            # What is swapped out is in the memory, but not in the RSS.
+            peak = max(read_peak(pids), rss) * min(1, memory / rss)
+            needs[name] = max(needs.get(name, 0), peak, memory)
+    words = ['memmon', *['-c'] * with_trees, *[f'-k {kind}'] * (kind != 'rss'),
+             *(f'-p {shlex.quote(f"{name}={round_up(max(1.5 * need, LEAST_PROPOSED))}")}'
+               .replace('%', '%%') for name, need in sorted(needs.items()))]
+    lines = ['    ']  # what is indented goes on: a backslash would not do in supervisord.conf
+    for word in words:
+        if len(lines[-1]) + len(word) > 96 and lines[-1].strip():
+            lines.append('      ')
+        lines[-1] += f'{word} '
+    ages = [row.reading.uptime for row in rows if row.reading.uptime is not None]
+    return ['', 'Limits of half as much again as the peaks, ready to paste behind command=:', '',
+            *(line.rstrip() for line in lines), '',
+            f'The youngest process has been up for {format_duration(min(ages, default=0))}: peaks '
+            'mean little until', 'your programs have been through their busiest hours.']
 
 
 def is_memmon(process: Process) -> bool:
@@ -3031,97 +3349,64 @@ def round_up(size: float) -> str:
         if size < 1000:
             break
         size, unit = size / 1024, larger
-    step = Decimal(10) ** (Decimal(size).adjusted() - 1)
-    return f'{(Decimal(size) / step).to_integral_value(ROUND_CEILING) * step:f}{unit}'
+    step = 10.0 ** (math.floor(math.log10(size)) - 1)
+    return f'{round(math.ceil(round(size / step, 6)) * step, 1):.10g}{unit}'
 
 
-def read_all(server: Server, options: Options
-             ) -> tuple[ProcessTable, list[Reading], Reading | None]:
-    """Return a reading of each process of supervisord, and one of the total if that has a limit.
-
-    With them comes the table that they are from. Raises Fault, SupervisordError, MeasureError.
-    """
-    limits = Limits(options.limits)
-    supervisord_pid = server.pid()
-    machine = read_machine_memory()
-    missing: list[tuple[str, int]] = []
-    for _ in range(5):  # until what cannot be measured could not be before: else it has just ended
-        processes = server.processes()
-        table = read_process_table()
-        readings = []
-        for process in processes:
-            limit = limits.apply_to(process)
-            sizes = in_bytes(limit.sizes if limit else None, machine)
-            reading = Reading(process, 0, options.cumulative, None, None, limit, *sizes)
-            reading = measure_again(table, supervisord_pid, reading, options.kind)
-            if reading.rss is not None:
-                pids = tree(table, process.pid) if options.cumulative else [process.pid]
-                reading = reading._replace(peak=read_peak(pids))
-            readings.append(reading)
-        before, missing = missing, [(reading.process.namespec, reading.process.pid)
-                                    for reading in readings if is_unmeasured(reading)]
-        if all(pair in before for pair in missing):
-            break
-    if not options.total or not readings:
-        return table, readings, None
-    total = measure_total(table, supervisord_pid, options.kind)
-    sizes = in_bytes(options.total.sizes, machine)
-    return table, readings, Reading(readings[0].process, 0, True, None, None, options.total,
-                                    *sizes, total)
-
-
-def is_unmeasured(reading: Reading) -> bool:
-    """Tell whether the memory of a running process is not known."""
-    return reading.process.pid != 0 and reading.memory is None
-
-
-def rank(reading: Reading) -> tuple[float, int]:
+def rank(row: Row) -> tuple[float, int]:
     """Return what to sort by: the share of the limit, and the memory."""
-    share = share_of(reading)
-    return (-1 if share is None else share, -1 if reading.memory is None else reading.memory)
+    share, memory = row.reading.share, row.reading.memory
+    return (-1 if share is None else share, -1 if memory is None else memory)
 
 
-def format_table(readings: Sequence[Reading], options: Options, columns: int) -> list[str]:
+class Column(NamedTuple):
+    """A column of the table."""
+
+    head: str
+    align: str  # < or >
+    cell: Callable[[Row], str]
+    needs_limits: bool = False
+
+
+def format_table(rows: Sequence[Row], options: Options, columns: int) -> list[str]:
     """Return the lines of a table; its last column is a bar as long as there is room."""
-    rows = [format_row(reading) for reading in readings]
-    heads = ['PROCESS', 'PID', 'UPTIME', options.kind.upper(), 'PEAK', 'LIMIT', 'SET BY', 'USED']
-    align = [str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust,
-             str.rjust]
-    shown = [head not in ('LIMIT', 'SET BY', 'USED') or bool(options.limits) for head in heads]
-    shown[heads.index('PEAK')] = any(reading.peak for reading in readings)
-    widths = [max(map(len, column)) for column in zip(heads, *rows)]
-    lines = ['  '.join(place(cell, width) for place, cell, width, is_shown
-                       in zip(align, row, widths, shown) if is_shown) for row in [heads, *rows]]
+    shown = [column for column in COLUMNS if options.limits or not column.needs_limits]
+    table = [[options.kind.upper() if column.head == 'RSS' else column.head
+              for column in shown],
+             *([one_line(column.cell(row)) for column in shown] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*table)]
+    lines = ['  '.join(f'{cell:{column.align}{width}}' for cell, column, width
+                       in zip(cells, shown, widths)) for cells in table]
     if options.limits:
         room = max(0, columns - len(lines[0]) - 2)
-        bars = ['#' * int(min(share_of(reading) or 0, 1) * room) for reading in readings]
+        bars = ['#' * int(min(row.reading.share or 0, 1) * room) for row in rows]
         lines = [f'{line}  {bar}' for line, bar in zip(lines, ['', *bars])]
     return [line.rstrip() for line in lines]
 
 
-def format_row(reading: Reading) -> list[str]:
-    """Return the cells of a row of the table."""
-    process, share = reading.process, share_of(reading)
-    unknown = 'unknown' if process.pid else '-'
-    return [
-        process.namespec,
-        str(process.pid or '-'),
-        format_duration(reading.uptime) if process.pid else process.statename,
-        unknown if reading.memory is None else format_size(reading.memory),
-        '-' if reading.peak is None else format_size(reading.peak),
-        describe_sizes(reading),
-        reading.limit.given if reading.limit else 'no option',
-        '-' if share is None else f'{share:.0%}',
-    ]
+COLUMNS = (
+    Column('PROCESS', '<', lambda row: row.reading.process.namespec),
+    Column('PID', '>', lambda row: str(row.reading.process.pid or '-')),
+    Column('UPTIME', '>', lambda row: row.reading.process.statename if not row.reading.process.pid
+           else 'unknown' if row.reading.uptime is None else format_duration(row.reading.uptime)),
+    Column('RSS', '>', lambda row: format_size(row.reading.memory)
+           if row.reading.memory is not None else 'unknown' if row.reading.process.pid else '-'),
+    Column('PEAK', '>', lambda row: format_size(row.shown_peak) if row.shown_peak else '-'),
+    Column('LIMIT', '>', lambda row: describe_sizes(row.reading), True),
+    Column('SET BY', '<', lambda row: row.reading.limit.given if row.reading.limit
+           else 'no option', True),
+    Column('USED', '>', lambda row: '-' if row.reading.share is None
+           else f'{row.reading.share:.0%}', True),
+)
 
 
 # Main: arguments to exit status.
 
 class OneLineFormatter(logging.Formatter):
-    """A formatter of lines: nothing that a message quotes can begin another one."""
+    """A formatter of lines: nothing that a message quotes can begin one, or rule a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return ' '.join(super().format(record).splitlines())
+        return ' | '.join(map(printable, super().format(record).splitlines()))
 
 
 def set_up_logging(is_verbose: bool) -> None:
@@ -3157,7 +3442,7 @@ def write_stderr(line: str) -> None:
     """Write a line to stderr, if there is one."""
     with contextlib.suppress(OSError), \
             open(2, 'w', errors='backslashreplace', closefd=False) as stderr:
-        stderr.write(f'memmon: {line}\n')
+        stderr.write(f'memmon: {one_line(line)}\n')
 
 
 def main() -> int:
@@ -3182,12 +3467,12 @@ def run_memmon(options: Options) -> int:
     socket.setdefaulttimeout(RPC_TIMEOUT_SECS)
     status = 0
     if options.help:
-        write_stdout(__doc__)
+        write_stdout(format_help())
     elif options.version:
         write_stdout(f'memmon {__version__}\n')
     elif options.check:
         lines, status = check(options, shutil.get_terminal_size().columns)
-        write_stdout('\n'.join(lines) + '\n')
+        write_stdout('\n'.join(map(printable, lines)) + '\n')
     else:
         server = find_server(os.environ)
         set_up_logging(options.verbose)
