@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
+from fake_server import FakeServer, StartFakeServer
 from harness import (BuildPreload, Listener, Mailbox, StartListener, StartSupervisord, Supervisord,
                      has_pid_namespaces, kill, processes_in, run)
-from rpc import FakeServer, StartFakeServer
 
 TEST_SECS = 150  # beyond the sum of what any test may wait for on a busy machine
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
 import os
 import re
 import select
@@ -17,15 +17,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Sequence, TypeVar
 
-import rpc
+import fake_server
 
 BIN = Path(sys.executable).parent
 MEMMON = str(BIN / 'memmon')
-HOG = str(Path(__file__).parent / 'hog.py')
+PROGRAM = str(Path(__file__).parent / 'program.py')
 
-# Python itself takes 10 to 20 MB.
-LIMIT = '40MB'  # a hog at rest is far below it, one that has taken its 60 MB far above
+# Python itself takes 10 to 20 MB, in some versions more.
+LIMIT = '40MB'   # a program at rest is far below it, one that has taken its 60 MB far above
 BIG_MB = 55
+TINY = '100KB'   # what any process exceeds, also sleep
 
 WAIT_SECS = 30  # for what takes a second on a machine that has nothing else to do
 RUN_SECS = 60   # for a command that ends by itself
@@ -36,36 +37,29 @@ T = TypeVar('T')
 # Waits and commands.
 
 def wait_until(attempt: Callable[[], T], secs: float = WAIT_SECS) -> T:
-    """Call a function until its assertions hold; return what it returns.
+    """Call a function until its assertions hold and it returns neither False nor anything empty.
 
-    When time is up, the assertion that failed last is raised: it says what was seen last.
+    Return what it returned; None counts as done. When time is up, the assertion that failed last
+    is raised, which says what was seen last.
     """
     deadline = time.monotonic() + secs
     while True:
         try:
             value = attempt()
-            break
+            assert value is None or value, f'{describe(attempt)} returns {value!r}'
+            return value
         except AssertionError:
             if time.monotonic() >= deadline:
                 raise
-        time.sleep(0.05)
-    if isinstance(value, bool):
-        raise TypeError('wait_until needs a function that asserts, not one that returns a bool')
-    return value
+        time.sleep(0.1)
 
 
-def wait_for(get: Callable[[], T]) -> T:
-    """Call a function until it returns something that is true; return that."""
-    found: list[T] = []
-    wait_until(functools.partial(assert_found, get, found))
-    return found[0]
-
-
-def assert_found(get: Callable[[], T], found: list[T]) -> None:
-    """Assert that a function returns something that is true, and keep it."""
-    value = get()
-    assert value, f'{get} returns {value!r}'
-    found.append(value)
+def describe(function: Callable[[], object]) -> str:
+    """Return the text of a function, so that a failure says what it was about."""
+    try:
+        return inspect.getsource(function).strip()
+    except (OSError, TypeError):
+        return repr(function)
 
 
 def assert_equal(seen: object, expected: object) -> None:
@@ -217,18 +211,29 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
 
 # supervisord and its configuration.
 
-def section(name: str, *hog_args: str, kind: str = 'program', command: str = '',
+def program(*args: str) -> str:
+    """Return the command of the program that eats memory; see program.py."""
+    return ' '.join(map(shlex.quote, [sys.executable, '-S', PROGRAM, *args]))
+
+
+def section(name: str, *args: str, kind: str = 'program', command: str = '',
             **settings: Any) -> str:
-    """Return a section of supervisord.conf, by default for a hog that takes its memory at once."""
-    hog = ' '.join(map(shlex.quote, [sys.executable, '-S', HOG, *hog_args])).replace('%', '%%')
-    settings = {'command': command or hog, 'startsecs': 0, 'stopwaitsecs': 60, **settings}
+    """Return a section of supervisord.conf, by default for a program that is large at once."""
+    command = command or program(*args).replace('%', '%%')
+    settings = {'command': command, 'startsecs': 0, 'stopwaitsecs': 60, **settings}
     lines = [f'{key}={value}\n' for key, value in settings.items()]
     return f'[{kind}:{name}]\n' + ''.join(lines)
 
 
-def pool_section(name: str, count: int, *hog_args: str, **settings: Any) -> str:
+def sleeper(name: str, **settings: Any) -> str:
+    """Return a section for a program of 1 to 2 MB, which is over TINY."""
+    # A SIGTERM between supervisord's fork and its exec is lost: so it has not long to stop.
+    return section(name, command='sleep 1000', **{'stopwaitsecs': 2, **settings})
+
+
+def pool_section(name: str, count: int, *args: str, **settings: Any) -> str:
     """Return the section of a program with processes NAME:NAME_00, NAME:NAME_01, and so on."""
-    return section(name, *hog_args, numprocs=count,
+    return section(name, *args, numprocs=count,
                    process_name='%(program_name)s_%(process_num)02d', **settings)
 
 
@@ -239,7 +244,8 @@ def group_section(name: str, *programs: str) -> str:
 def memmon_section(*args: str, **settings: Any) -> str:
     """Return the section of memmon, to be started when the programs have taken their memory."""
     command = ' '.join(map(shlex.quote, [MEMMON, *args])).replace('%', '%%')
-    settings = {'command': command, 'events': 'TICK_5', 'autostart': 'false', **settings}
+    settings = {'command': command, 'events': 'TICK_5', 'autostart': 'false',
+                'stderr_logfile': '%(here)s/memmon.log', **settings}
     return section('memmon', kind='eventlistener', **settings)
 
 
@@ -281,7 +287,7 @@ class Supervisord:
 
     def call(self, method: str, *args: object) -> Any:
         """Call a method of the supervisor namespace. Raises xmlrpc.client.Fault."""
-        return rpc.call(self.env, f'supervisor.{method}', *args)
+        return fake_server.call(self.env, f'supervisor.{method}', *args)
 
     def info(self, name: str) -> dict[str, Any]:
         info: dict[str, Any] = self.call('getProcessInfo', name)
@@ -310,7 +316,7 @@ class Supervisord:
         return [self.wait_new_pid(name, 0) for name in names]
 
     def wait_big(self, *names: str, mb: float = BIG_MB) -> list[int]:
-        """Wait until hogs are RUNNING and have taken their memory; return their pids."""
+        """Wait until programs are RUNNING and have taken their memory; return their pids."""
         return [wait_until(lambda: self.assert_big(name, mb)) for name in names]
 
     def assert_big(self, name: str, mb: float = BIG_MB) -> int:
@@ -341,7 +347,7 @@ class Supervisord:
 
     def memmon_log(self) -> str:
         """Return what the memmon of memmon_section has logged."""
-        return str(self.call('readProcessStderrLog', 'memmon', 0, 0))
+        return (self.path / 'memmon.log').read_text()
 
     def ctl(self, *args: str) -> str:
         """Return what supervisorctl prints."""
@@ -391,7 +397,7 @@ class GroupWatch:
 
     def watch(self) -> None:
         try:
-            while not self.is_ending.wait(0.02):
+            while not self.is_ending.wait(0.1):
                 self.look()
         except Exception as error:
             self.error = error
@@ -503,11 +509,15 @@ class Listener:
         return [child for child in children_of(self.pid) if is_running(child)]
 
     def wait_idle(self, secs: float = WAIT_SECS) -> None:
-        """Wait until no worker is under way."""
+        """Wait until memmon waits for the next event, and nothing is under way."""
+        self.wait_ready()
         wait_until(self.assert_idle, secs)
 
     def assert_idle(self) -> None:
-        workers = self.workers()
+        # In this order: what sleeps, and has no child, starts none. With a child it may.
+        process = stat(self.pid)
+        assert process and process.state == 'S', f'memmon is {process}'
+        workers = children_of(self.pid)
         assert not workers, f'workers under way: {workers}; log: {self.log()}'
 
     def wait_end(self) -> int:

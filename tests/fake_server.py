@@ -133,6 +133,54 @@ def edit(change: Callable[[Any], Any]) -> Answer:
     return lambda exchange: exchange.send(change(exchange.server.ask_behind(exchange.request)))
 
 
+class Rules:
+    """The default answer of a FakeServer: forward, with exceptions for a process and a method.
+
+    The calls in a system.multicall count as those that they are.
+    """
+
+    def __init__(self) -> None:
+        self.rules: dict[tuple[str, str], Answer] = {}
+        self.calls: list[str] = []
+
+    def at(self, method: str, name: str, rule: Answer) -> None:
+        """Have a rule answer the next call of a method for a process; it is used once."""
+        self.rules[f'supervisor.{method}', name] = rule
+
+    def __call__(self, exchange: Exchange) -> None:
+        calls = [(exchange.method, exchange.params)]
+        if exchange.method == 'system.multicall':
+            calls = [(call['methodName'], call['params']) for call in exchange.params[0]]
+        self.calls += [method for method, _ in calls]
+        for method, params in calls:
+            rule = self.rules.pop((method, str(params[0]) if params else ''), None)
+            if rule:
+                rule(exchange)
+                return
+        forward(exchange)
+
+    def count(self, method: str) -> int:
+        """Return how often a method was called."""
+        return self.calls.count(f'supervisor.{method}')
+
+
+def first(act: Callable[[], object]) -> Answer:
+    """Do something before supervisord hears of the call."""
+    def answer(exchange: Exchange) -> None:
+        act()
+        forward(exchange)
+    return answer
+
+
+def outdated_by(act: Callable[[], object]) -> Answer:
+    """Do something between supervisord's answer and its arrival."""
+    def answer(exchange: Exchange) -> None:
+        response = exchange.server.ask_behind(exchange.request)
+        act()
+        exchange.send(response)
+    return answer
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection to a FakeServer."""
 
