@@ -1,0 +1,684 @@
+"""What follows from a reading, from many, and over a thousand ticks of virtual time."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any, Callable, Dict, Iterable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import GB, MB, options, process, reading
+
+import memmon
+from memmon import (BLOCKED, BRIEF, DUE, HARD, HELD, NEAR, SOFT, VAIN, WITHIN, Course, History,
+                    Job, Line, Reading, Restart, Server, Vain)
+
+NOW = 10_000.0
+
+
+def history(**fields: Any) -> History:
+    """Return a history with fields of its own; restarts and vain as tables of values."""
+    made = History(process())
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
+
+def restarts(*ago: float, level: str = SOFT, is_for_total: bool = False) -> list[Restart]:
+    return [Restart(NOW - secs, level, is_for_total) for secs in sorted(ago, reverse=True)]
+
+
+# One reading. The limit is 200MB..300MB.
+
+ANY = '-a 200MB..300MB'
+EXACTLY_OVER = 200 + 1 / MB
+VAIN_SOFT = {SOFT: Vain(NOW - 60, 220 * MB)}
+VAIN_BOTH = {SOFT: Vain(NOW - 300, 220 * MB), HARD: Vain(NOW - 60, 400 * MB)}
+
+
+@pytest.mark.parametrize('mb, args, fields, verdict', [
+    (None, '', {}, WITHIN),                           # not known is not over
+    (0, '', {}, WITHIN),
+    (200, '', {}, WITHIN),                            # exactly at the limit
+    (EXACTLY_OVER, '', {}, DUE),
+    (9999, '', {}, DUE),
+    # -w
+    (160 - 1 / MB, '-w 80%', {}, WITHIN),
+    (160, '-w 80%', {}, NEAR),
+    (200, '-w 80%', {}, NEAR),
+    (200, '-w 100', {}, NEAR),
+    (EXACTLY_OVER, '-w 80%', {}, DUE),
+    (160, '', {}, WITHIN),
+    (None, '-w 80', {}, WITHIN),
+    (160, '-w 80 -f 10m -r 1/1h', {'restarts': restarts(1)}, NEAR),
+    (160, '-w 80', {'is_blocked': True}, NEAR),
+    # its pool
+    (250, '', {'is_blocked': True}, BLOCKED),
+    (9999, '', {'is_blocked': True}, BLOCKED),        # whatever its size
+    (250, '-f 10m -r 1/1h', {'is_blocked': True, 'restarts': restarts(9)}, BLOCKED),
+    (200, '', {'is_blocked': True}, WITHIN),
+    # -f
+    (250, '-f 10m', {}, BRIEF),                       # since just now
+    (250, '-f 10m', {'over_since': NOW - 599.9}, BRIEF),
+    (250, '-f 10m', {'over_since': NOW - 600}, DUE),  # exactly long enough
+    (300, '-f 10m', {'over_since': NOW}, BRIEF),      # exactly at the hard size
+    (300 + 1 / MB, '-f 10m', {'over_since': NOW}, DUE),
+    (250, '', {'over_since': NOW}, DUE),
+    # -r
+    (250, '-r 3/1h', {'restarts': restarts(3000, 2000)}, DUE),
+    (250, '-r 3/1h', {'restarts': restarts(3000, 2000, 1000)}, HELD),
+    (250, '-r 3/1h', {'restarts': restarts(4000, 3000, 2000, 1000)}, HELD),
+    (9999, '-r 3/1h', {'restarts': restarts(3000, 2000, 1000)}, HELD),  # however far over it is
+    (250, '-r 3/1h', {'restarts': restarts(3600, 2000, 1000)}, DUE),    # one is an hour ago
+    (250, '-r 3/1h', {'restarts': restarts(3599.9, 2000, 1000)}, HELD),
+    (250, '-r 1/1h', {'restarts': restarts(1000, is_for_total=True)}, HELD),
+    (250, '', {'restarts': restarts(*range(601, 700))}, DUE),           # no cap without -r
+    (250, '-r 1/1m', {'restarts': restarts(30)}, HELD),                 # before VAIN
+    (250, '-f 10m -r 1/1h', {'restarts': restarts(1000)}, HELD),        # before BRIEF
+    (350, '-f 10m -r 1/1h', {'restarts': restarts(1000)}, HELD),
+    # in vain
+    (250, '', {'restarts': restarts(600)}, DUE),
+    (250, '', {'restarts': restarts(599.9)}, VAIN),
+    (250, '', {'restarts': restarts(9000, 599.9)}, VAIN),
+    (250, '-f 10m', {'restarts': restarts(300)}, BRIEF),                # not yet
+    (250, '-f 4m', {'restarts': restarts(300), 'over_since': NOW - 240}, VAIN),
+    (250, '', {'restarts': restarts(60, is_for_total=True)}, DUE),      # that was something else
+    (9999, '-r 9/1h', {'restarts': restarts(60, level=HARD)}, VAIN),
+    (250, '', {'restarts': restarts(60, level=HARD)}, VAIN),            # soft is below hard
+    (350, '', {'restarts': restarts(60)}, DUE),                         # once at the hard one
+    (350, '', {'restarts': restarts(60, level=HARD, is_for_total=True)}, DUE),
+    (350, '', {'restarts': restarts(600, level=HARD)}, DUE),
+    # in vain before: it has been weighed
+    (250, '', {'vain': {SOFT: Vain(NOW - 59.9, 100 * MB)}}, VAIN),      # it is weighed still
+    (250, '', {'vain': {SOFT: Vain(NOW - 60, 166 * MB)}}, DUE),
+    (300, '', {'vain': {SOFT: Vain(NOW - 60, 200 * MB)}}, VAIN),        # exactly half more
+    (300, '', {'vain': {SOFT: Vain(NOW - 60, 200 * MB - 1)}}, DUE),
+    (250, '', {'vain': VAIN_SOFT}, VAIN),
+    (250, '', {'vain': VAIN_SOFT, 'restarts': restarts(5000)}, VAIN),   # until it is forgotten
+    (310, '', {'vain': VAIN_SOFT}, DUE),                                # over the hard size
+    (310, '', {'vain': {SOFT: Vain(NOW, 310 * MB)}}, DUE),              # also while it is weighed
+    (600, '', {'vain': VAIN_BOTH}, VAIN),
+    (600 + 1 / MB, '', {'vain': VAIN_BOTH}, DUE),
+    (600 + 1 / MB, '', {'vain': {HARD: Vain(NOW - 59, 400 * MB)}}, VAIN),
+    (310, '', {'vain': VAIN_SOFT, 'restarts': restarts(30, level=HARD)}, VAIN),
+])
+def test_judge(mb: float | None, args: str, fields: Dict[str, Any], verdict: str) -> None:
+    taken = reading(None if mb is None else mb * MB, ANY)
+    assert memmon.judge(taken, history(**fields), options(f'{ANY} {args}'), NOW) == verdict
+
+
+@pytest.mark.parametrize('args', ['', '-a none'])
+def test_process_without_a_limit_is_within_it(args: str) -> None:
+    assert memmon.judge(reading(9999 * MB, args), history(), options('-a 1 -w 1'), NOW) == WITHIN
+
+
+# For the total, of which the limit is 1GB..2GB.
+
+LATELY = restarts(599, is_for_total=True)
+
+
+@pytest.mark.parametrize('mb, total_mb, args, fields, verdict', [
+    (900, 1024, '', {}, WITHIN),
+    (900, None, '', {}, WITHIN),
+    (None, 1025, '', {}, WITHIN),
+    (900, 1024, '-w 80', {}, NEAR),
+    (900, 1024 + 1 / MB, '', {}, DUE),
+    (1, 1025, '', {}, DUE),                                   # of what is large judges the listener
+    (900, 1025, '', {'is_blocked': True}, BLOCKED),
+    (900, 1025, '-r 1/1h', {'restarts': restarts(9)}, HELD),
+    (900, 3000, '-r 1/1h', {'restarts': restarts(9)}, HELD),  # over the hard size as well
+    (900, 1025, '', {'restarts': restarts(9)}, DUE),          # for a limit of its own
+    (900, 1025, '', {'vain': {SOFT: Vain(NOW - 99, GB)}}, DUE),
+    (900, 1025, '', {'restarts': LATELY}, VAIN),              # no base yet
+    (900, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, VAIN),
+    (900, 1025, '', {'restarts': LATELY, 'total_base': 950 * MB}, VAIN),
+    (910.24, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, VAIN),  # 1 % of the limit
+    (910.25, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, DUE),
+    (900, 2048, '', {'restarts': LATELY, 'total_base': 900 * MB}, VAIN),
+    (900, 2049, '', {'restarts': LATELY, 'total_base': 900 * MB}, DUE),  # over the hard size
+    (900, 1025, '', {'restarts': restarts(600, is_for_total=True)}, DUE),
+])
+def test_judge_for_the_total(mb: float | None, total_mb: float | None, args: str,
+                             fields: Dict[str, Any], verdict: str) -> None:
+    limit = '-t 1GB..2GB'
+    part = reading(None if mb is None else mb * MB, limit)
+    total = reading(None if total_mb is None else total_mb * MB, limit)
+    assert memmon.judge(part, history(**fields), options(f'{limit} {args}'), NOW, total) == verdict
+
+
+# When to look again.
+
+@pytest.mark.parametrize('mb, args, fields, waits, size', [
+    (100, '', {}, False, 200),
+    (200, '', {}, False, 200),
+    (250, '', {}, False, 300),
+    (350, '', {}, False, math.inf),
+    (100, '', {}, True, 300),                     # a before command waits
+    (100, '-f 5m', {}, False, 300),
+    (250, '-f 5m', {}, False, 300),
+    (100, '--dry-run', {}, False, math.inf),
+    (100, '', {'is_blocked': True}, False, math.inf),
+    (100, '-r 1/1h', {'restarts': restarts(9)}, False, math.inf),
+    (100, '-r 1/1h', {'restarts': restarts(3600)}, False, 200),
+    (100, '', {'restarts': restarts(9)}, False, 300),  # soft would be in vain
+    (100, '', {'restarts': restarts(9, level=HARD)}, False, math.inf),
+    (100, '', {'restarts': restarts(600)}, False, 200),
+    (230, '', {'vain': {SOFT: Vain(NOW - 60, 180 * MB)}}, False, 270),
+    (230, '', {'vain': {SOFT: Vain(NOW - 9, 180 * MB)}}, False, 300),
+    (100, '', {'vain': {SOFT: Vain(NOW - 60, 100 * MB)}}, False, 200),
+    (350, '', {'vain': {SOFT: Vain(NOW - 60, 900 * MB), HARD: Vain(NOW - 60, 400 * MB)}}, False,
+     600),
+])
+def test_next_size(mb: float, args: str, fields: Dict[str, Any], waits: bool, size: float) -> None:
+    made = history(reading=reading(mb * MB, ANY), **fields)
+    assert memmon.next_size(made, options(f'{ANY} {args}'), NOW, waits) == size * MB
+
+
+def test_next_size_of_what_was_never_read_is_none() -> None:
+    assert memmon.next_size(history(), options(), NOW, False) == math.inf
+
+
+FIELDS = st.fixed_dictionaries({
+    'is_blocked': st.booleans(), 'over_since': st.sampled_from([None, NOW, NOW - 300]),
+    'restarts': st.lists(st.builds(Restart, st.sampled_from([NOW - 9, NOW - 700]),
+                                   st.sampled_from([SOFT, HARD]), st.booleans()), max_size=2),
+    'vain': st.dictionaries(st.sampled_from([SOFT, HARD]), st.builds(
+        Vain, st.sampled_from([NOW - 9, NOW - 99]), st.integers(1, 999 * MB)))})
+ARGS = st.sampled_from(['', '-f 5m', '-r 1/5m', '-r 2/1h', '-f 5m -r 1/1h', '-w 50'])
+
+
+@given(FIELDS, ARGS, st.integers(0, 999), st.integers(0, 999))
+def test_no_restart_is_due_before_the_next_size(fields: Dict[str, Any], args: str, now_mb: int,
+                                                later_mb: int) -> None:
+    """What is not due now, and stays below that size, is not due at this moment either."""
+    parsed = options(f'{ANY} {args}')
+    made = history(reading=reading(now_mb * MB, ANY), **fields)
+    if memmon.judge(made.reading, made, parsed, NOW) == DUE:  # type: ignore[arg-type]
+        return
+    size = memmon.next_size(made, parsed, NOW, False)
+    if now_mb <= later_mb and later_mb * MB <= size and not (parsed.patience and made.over_since):
+        assert memmon.judge(reading(later_mb * MB, ANY), made, parsed, NOW) != DUE
+
+
+@given(FIELDS, ARGS, st.integers(0, 999))
+def test_judge_changes_nothing_and_is_due_only_over_a_limit(fields: Dict[str, Any], args: str,
+                                                            mb: int) -> None:
+    made, taken = history(**fields), reading(mb * MB, ANY)
+    before = dict(vars(made))
+    verdict = memmon.judge(taken, made, options(f'{ANY} {args}'), NOW)
+    assert vars(made) == before
+    assert (verdict in (WITHIN, NEAR)) == (mb <= 200)
+    assert verdict != DUE or not made.is_blocked
+
+
+# What is remembered.
+
+def notes(*pairs: tuple[float, float | None], made: History | None = None) -> History:
+    """Return a history after looks at times that have shown megabytes."""
+    made = made or History(process())
+    for at, mb in pairs:
+        made.note(reading(None if mb is None else mb * MB, ANY), at)
+    return made
+
+
+@pytest.mark.parametrize('looks, over_since', [
+    ([(1, 100)], None), ([(1, 201)], 1), ([(1, 201), (2, 400), (3, 201)], 1),
+    ([(1, 201), (2, 200)], None), ([(1, 201), (2, 200), (3, 201)], 3),
+    ([(1, 201), (2, None), (3, 201)], 1),  # not known is not below
+    ([(1, None)], None),
+])
+def test_over_since_is_the_first_of_the_looks_that_were_over(
+        looks: Sequence[tuple[float, float | None]], over_since: float | None) -> None:
+    assert notes(*looks).over_since == over_since
+
+
+@pytest.mark.parametrize('looks, rate', [
+    ([(1, 725)], 1), ([(1, 100), (3, 120)], 10), ([(1, 100), (3, 80)], -10), ([(1, None)], 0),
+    ([(1, 100), (3, 120), (4, None)], 10), ([(1, 100), (1, 100)], 0),
+])
+def test_rate_is_the_growth_since_the_last_look_or_the_start(
+        looks: Sequence[tuple[float, float | None]], rate: float) -> None:
+    assert notes(*looks).rate == rate * MB
+
+
+def test_rate_is_that_of_the_bound_where_the_measure_changes() -> None:
+    made = notes((1, 100))
+    made.note(reading(500 * MB, ANY, bound=130 * MB, is_exact=False), 2)
+    assert made.rate == 30 * MB and len(made.course.points) == 1
+    made.note(reading(510 * MB, ANY, is_exact=False), 3)
+    assert made.rate == 10 * MB and len(made.course.points) == 1
+
+
+def test_rate_of_a_young_process_of_unknown_age_is_not_known() -> None:
+    made = History(process())
+    made.note(reading(500 * MB, ANY, uptime=None), 1)
+    assert made.rate == 0
+
+
+def test_weight_is_the_most_of_a_minute() -> None:
+    made = history(vain={SOFT: Vain(100, 210 * MB)})
+    weights = [notes((at, mb), made=made).vain[SOFT].weight // MB
+               for at, mb in ((100, 250), (130, 240), (160, 260), (161, 500))]
+    assert weights == [250, 250, 260, 260]
+
+
+def test_vain_is_forgotten_after_ten_minutes_on_end_below_the_limit() -> None:
+    made = history(vain={SOFT: Vain(0, 210 * MB)})
+    made.said_ever = {'limit too low': 0, 'wrapper': 0}
+    notes((0, 250), (1, 100), (599, 100), (600 - 1 / 8, 200), made=made)
+    assert made.vain and 'limit too low' in made.said_ever
+    notes((600, 200), made=made)
+    assert not made.vain and list(made.said_ever) == ['wrapper']
+
+
+@pytest.mark.parametrize('looks, is_kept', [
+    ([(0, 250), (300, 100), (500, 250), (900, 100)], True),  # not on end
+    ([(0, 250), (300, 100), (500, 250), (1099, 100)], True),
+    ([(0, 250), (300, 100), (500, 250), (1100, 100)], False),
+    ([(0, 250), (700, None)], True),
+])
+def test_ten_minutes_begin_anew_with_each_look_that_is_over(
+        looks: Sequence[tuple[float, float | None]], is_kept: bool) -> None:
+    assert bool(notes(*looks, made=history(vain={SOFT: Vain(0, MB)})).vain) == is_kept
+
+
+def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
+    made = notes((1, 250), made=history(vain={SOFT: Vain(0, MB)}, restarts=restarts(1)))
+    made.said, made.said_ever = {'held': 1}, {'limit too low': 1}
+    made.refused, made.total_base, made.wrapper_due, made.part = HARD, 5, 100, made.reading
+    made.show(process(now=2000))  # the same run
+    assert made.over_since == 1 and made.said and made.process.now == 2000
+    for process_again in (process(pid=1500), process(start=1500)):
+        again = notes((1, 250), made=history(vain={SOFT: Vain(0, MB)}, restarts=restarts(1)))
+        again.said, again.said_ever = {'held': 1}, {'limit too low': 1}
+        again.refused, again.total_base, again.part = HARD, 5, again.reading
+        again.show(process_again)
+        assert [again.over_since, again.said, again.course.points, again.reading, again.rate,
+                again.refused, again.total_base, again.part] == [
+                    None, {}, [], None, 0, '', None, None]
+        assert again.vain and again.restarts and again.said_ever and again.over_last == 1
+    made.show(process(pid=1500))
+    assert made.wrapper_due == 10
+
+
+def test_what_was_said_of_an_excess_is_forgotten_with_it() -> None:
+    made = notes((1, 250))
+    made.said = {'held': 1, 'would restart': 1, 'postponed': 1, 'near limit': 1}
+    made.refused = SOFT
+    notes((2, 250), made=made)
+    assert len(made.said) == 4 and made.refused
+    notes((3, 190), made=made)
+    assert made.said == {'near limit': 1} and not made.refused
+
+
+def test_restarts_are_counted_in_a_sliding_window() -> None:
+    made = history(restarts=restarts(0, 100, 200))
+    assert [len(made.restarts_within(secs, NOW)) for secs in (0, 1, 100, 101, 201)] == [
+        0, 1, 1, 2, 3]
+
+
+# The course.
+
+def course_of(sizes: Iterable[int], secs: float = 60) -> Course:
+    course = Course()
+    for number, size in enumerate(sizes):
+        course.add(number * secs, size)
+    return course
+
+
+@given(st.lists(st.integers(0, 2 ** 63), min_size=1, max_size=600))
+def test_course_keeps_its_ends_and_its_peak_in_32_points(sizes: list[int]) -> None:
+    points = course_of(sizes).points
+    assert points[0] == (0, sizes[0]) and points[-1] == ((len(sizes) - 1) * 60, sizes[-1])
+    assert max(size for _, size in points) == max(sizes)
+    assert len(points) <= 32 and (len(sizes) < 32 or len(points) > 15)
+    times = [at for at, _ in points]
+    assert times == sorted(set(times))
+    assert all(sizes[int(at) // 60] == size for at, size in points)
+
+
+def test_points_of_a_long_course_are_evenly_spread() -> None:
+    times = [at for at, _ in course_of(range(5000)).points]
+    steps = [later - earlier for earlier, later in zip(times[1:-1], times[2:-1])]
+    assert len(times) > 15 and max(steps) <= 3 * min(steps)
+
+
+@pytest.mark.parametrize('sizes, picture', [
+    ([], ''), ([0, 0], '▁▁'), ([1], '█'), ([0, 1, 2, 3, 4, 5, 6, 7, 8], '▁▂▃▄▅▆▇██'),
+    ([100 * MB, 200 * MB, 50 * MB], '▅█▃'),
+])
+def test_picture_of_a_course(sizes: Sequence[int], picture: str) -> None:
+    assert course_of(sizes).picture() == picture
+
+
+H = 3600
+
+
+@pytest.mark.parametrize('mbs, secs, room_mb, text', [
+    ([], H, 5, ''), ([10], H, 5, ''),
+    ([10, 20], H, 30, '10MB -> 20MB in 1:00:00, peak 20MB, growing 10MB/h, reaches its limit in '
+                      '3:00:00'),
+    # From its recent half: flat for long, or at first.
+    ([10, 10, 10, 10, 10, 20, 30, 40, 50], H, 80,
+     '10MB -> 50MB in 8:00:00, peak 50MB, growing 10MB/h, reaches its limit in 8:00:00'),
+    ([10, 40, 50, 50, 50], H, 80, '10MB -> 50MB in 4:00:00, peak 50MB'),
+    ([10, 90, 20], H, 5, '10MB -> 20MB in 2:00:00, peak 90MB'),
+    ([20, 10], H, 5, '20MB -> 10MB in 1:00:00, peak 20MB'),
+    ([10, 20], H, 0, '10MB -> 20MB in 1:00:00, peak 20MB'),     # it is over
+    ([10, 20], H, -9, '10MB -> 20MB in 1:00:00, peak 20MB'),
+    ([10, 20], H, math.inf, '10MB -> 20MB in 1:00:00, peak 20MB'),
+    ([10, 20], H, 10 * 24 * 365, '10MB -> 20MB in 1:00:00, peak 20MB, growing 10MB/h, reaches its '
+                                 'limit in 365 days, 0:00:00'),
+    ([10, 20], H, 10 * 24 * 365 + 1, '10MB -> 20MB in 1:00:00, peak 20MB'),
+    ([10, 20], 0, 5, '10MB -> 20MB in 0:00:00, peak 20MB'),
+])
+def test_course_in_words(mbs: Sequence[int], secs: float, room_mb: float, text: str) -> None:
+    assert course_of([mb * MB for mb in mbs], secs).describe(room_mb * MB) == text
+
+
+@given(st.lists(st.integers(0, 2 ** 50), max_size=80), st.integers(0, 10 ** 6),
+       st.one_of(st.integers(-2 ** 50, 2 ** 50), st.just(math.inf)))
+def test_course_has_words_for_all_numbers(sizes: list[int], secs: float, room: float) -> None:
+    assert bool(course_of(sizes, secs).describe(room)) == (len(sizes) > 1)
+
+
+# A thousand ticks: the listener with all that it decides; looking and restarting are made up.
+
+Program = Callable[[float], float]  # megabytes by seconds of uptime
+
+
+class World:
+    """A listener in virtual time, of which each restart takes no time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, args: str, tick_secs: int = 60,
+                 **programs: Program) -> None:
+        self.now = 0.0
+        self.tick_secs = tick_secs
+        self.programs = programs
+        self.options = options(args)
+        self.restarts: list[tuple[float, str]] = []
+        self.reports: list[tuple[float, str, str]] = []  # when, event, name
+        self.looks = 0
+        monkeypatch.setattr(memmon, 'time', SimpleNamespace(
+            monotonic=lambda: self.now, time=lambda: self.now, process_time=lambda: 0.0))
+        self.listener = memmon.Listener(self.options, Server('unix:///none'))
+        monitor, workers = self.listener.monitor, self.listener.workers
+        for pid, name in enumerate(programs, 1):
+            made = History(process(name, pid=pid, start=0))
+            made.limit = memmon.find_limit(made.process, self.options.limits)
+            made.sizes = memmon.sizes_of(made.limit, 8 * GB)
+            made.pool = (name,)
+            monitor.histories[name] = made
+        monitor.running = list(monitor.histories.values())
+        monitor.limited = [made for made in monitor.running if made.limit]
+        monkeypatch.setattr(monitor, 'look', self.look)
+        self.due: list[Job] = []
+        monkeypatch.setattr(workers, 'add', self.due.extend)
+        monkeypatch.setattr(self.listener, 'report', lambda report: self.reports.append(
+            (self.now, report.event, report.reading.process.name if report.reading else '')))
+
+    def begin_run(self, name: str) -> None:
+        """Have a program crash, or be restarted by an operator."""
+        made = self.listener.monitor.histories[name]
+        made.show(made.process._replace(pid=made.process.pid + 100, start=int(self.now)))
+
+    def measure(self, made: History, limit: memmon.Limit | None) -> Reading:
+        uptime = self.now - made.process.start
+        size = int(self.programs[made.process.name](uptime) * MB)
+        return Reading(made.process, limit, *memmon.sizes_of(limit, 8 * GB), size, size, size,
+                       'RSS', int(uptime))
+
+    def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
+        self.looks += 1
+        monitor, total = self.listener.monitor, self.options.total
+        pairs = [(made, self.measure(made, made.limit)) for made in monitor.limited]
+        for made, taken in pairs:
+            made.note(taken, now)
+        if total:
+            parts = {made.process.pid: self.measure(made, total) for made in monitor.running}
+            monkey = pytest.MonkeyPatch()
+            with monkey.context() as patch:
+                patch.setattr(memmon, 'take_reading', lambda _, one, *rest: parts[one.pid])
+                monitor.look_at_total(memmon.PROC_FILES, parts, total, now)
+        return pairs
+
+    def look_and_restart(self, is_tick: bool) -> None:
+        self.listener.look_at = None
+        self.listener.look(is_tick)
+        due = list(self.due)
+        self.due.clear()
+        for job in due:
+            self.restarts.append((self.now, job.reading.process.name))
+            self.begin_run(job.reading.process.name)
+            self.listener.take([(job, Line('restarted', '', 9, job.reading.memory,
+                                           job.total.memory if job.total else None))])
+
+    def pass_ticks(self, ticks: int = 1000) -> World:
+        for _ in range(ticks):
+            self.listener.interval = self.tick_secs
+            self.listener.last_tick = self.now
+            self.look_and_restart(is_tick=True)
+            end = self.now + self.tick_secs
+            while self.listener.look_at is not None and self.listener.look_at < end:
+                self.now = max(self.now, self.listener.look_at)
+                self.look_and_restart(is_tick=False)
+            self.now = end
+        return self
+
+    def said(self, event: str) -> list[float]:
+        return [at for at, said, _ in self.reports if said == event]
+
+
+def loads(mb: float, secs: float, start: float = 10) -> Program:
+    """Return a program that grows evenly for so long, and stays there."""
+    return lambda uptime: start + (mb - start) * min(1, uptime / secs)
+
+
+def leaks(mb_per_hour: float, start: float = 50) -> Program:
+    return lambda uptime: start + mb_per_hour * uptime / H
+
+
+def swings(low: float, high: float, period: float) -> Program:
+    return lambda uptime: low if uptime % period < period / 2 else high
+
+
+@pytest.mark.parametrize('program', [
+    loads(250, 2), loads(600, 60), loads(250, 45), loads(250, 3), loads(600, 90),
+], ids=['loads for 2 s', '10 MB/s up to 600', '45 s', '3 s', '90 s'])
+@pytest.mark.parametrize('tick_secs', [5, 60])
+def test_slow_loader_is_restarted_once_or_twice_and_told_once(
+        program: Program, tick_secs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB', tick_secs, web=program).pass_ticks()
+    assert 1 <= len(world.restarts) <= 2
+    assert len(world.said('limit too low')) == 1
+
+
+def test_program_that_oscillates_around_its_limit_is_restarted_in_vain_once_in_ten_minutes(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB', web=swings(100, 250, 240)).pass_ticks()
+    assert len(world.restarts) == 1  # it is never below its limit for ten minutes on end
+    world = World(monkeypatch, '-a 200MB', web=swings(100, 250, 1800)).pass_ticks()
+    times = [at for at, _ in world.restarts]
+    assert 1 < len(times) and min(b - a for a, b in zip(times, times[1:])) >= 600
+
+
+@pytest.mark.parametrize('mb_per_hour', [100, 300, 850])
+def test_slow_leak_is_restarted_each_time_it_is_over(mb_per_hour: float,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB', web=leaks(mb_per_hour)).pass_ticks()
+    hours = 1000 * 60 / H
+    assert len(world.restarts) == pytest.approx(hours * mb_per_hour / 150, rel=0.1, abs=1)
+    assert not world.said('limit too low')
+
+
+@pytest.mark.parametrize('args', ['-a 200MB', '-a 200MB..400MB'])
+def test_fast_leak_is_restarted_all_the_same_and_told_once(args: str,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 MB/s: 650 MB at the next tick, 600 MB more while it is weighed, and half of all that."""
+    sizes: list[float] = []
+
+    def leak(uptime: float) -> float:
+        sizes.append(50 + 10 * uptime)
+        return sizes[-1]
+
+    world = World(monkeypatch, args, web=leak).pass_ticks()
+    assert len(world.restarts) > 300 and len(world.said('limit too low')) == 1
+    assert max(sizes) < 1.5 * (1250 + 150)  # and what a restart and the next tick take
+
+
+def test_hard_size_bounds_once_what_was_in_vain_at_the_soft_one(monkeypatch: pytest.MonkeyPatch
+                                                                ) -> None:
+    """3 MB/s: 200 MB after 50 seconds, 400 MB after 117."""
+    world = World(monkeypatch, '-a 200MB..400MB', web=leaks(3 * H)).pass_ticks()
+    times = [at for at, _ in world.restarts]
+    assert times[1] - times[0] == pytest.approx(117, abs=2)
+    assert times[2] - times[1] > 117 + 60
+
+
+def test_crash_in_between_changes_nothing_of_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB', web=loads(250, 45))
+    for _ in range(20):
+        world.pass_ticks(7)
+        world.begin_run('web')
+    assert len(world.restarts) == 1 and len(world.said('limit too low')) == 1
+
+
+def test_crash_in_between_does_not_void_r(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB -r 3/1d', web=leaks(600))
+    for _ in range(100):
+        world.pass_ticks(7)
+        world.begin_run('web')
+        world.pass_ticks(3)
+    world = World(monkeypatch, '-a 200MB -r 3/1d', web=leaks(600))
+    for _ in range(40):
+        world.pass_ticks(24)
+        if world.programs['web'](world.now - world.listener.monitor.histories[
+                'web'].process.start) <= 200:
+            world.begin_run('web')
+    assert [int(at // 86400) for at, _ in world.restarts] == [0] * 3
+    assert world.said('held')
+
+
+def test_cap_slides_and_its_hold_is_said_once_for_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB -r 2/6h', web=leaks(600)).pass_ticks()
+    times = [at for at, _ in world.restarts]
+    assert all(later - earlier >= 6 * H for earlier, later in zip(times, times[2:]))
+    assert len(times) in (5, 6) and len(world.said('held')) in (2, 3)
+
+
+def test_patience_waits_for_as_long_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB -f 10m', web=loads(250, 3600)).pass_ticks(100)
+    over = 3600 * 190 / 240
+    assert over + 600 <= world.restarts[0][0] <= over + 720
+
+
+def test_peaks_shorter_than_the_patience_restart_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not World(monkeypatch, '-a 200MB -f 10m', web=swings(100, 250, 1100)).pass_ticks(
+        ).restarts
+
+
+def test_dry_run_says_it_once_for_each_excess(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB --dry-run', web=swings(100, 250, 12000)).pass_ticks()
+    assert not world.restarts and len(world.said('would restart')) == 5
+
+
+def test_dry_run_says_it_once_for_each_excess_of_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 200MB --dry-run', web=swings(100, 250, 12000)).pass_ticks()
+    assert not world.restarts and len(world.said('would restart')) == 5
+
+
+def test_near_limit_is_said_once_for_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB -w 80', web=swings(100, 170, 1200)).pass_ticks(500)
+    assert len(world.said('near limit')) == 1
+    world.begin_run('web')
+    assert len(world.pass_ticks(500).said('near limit')) == 2
+
+
+def test_program_that_does_not_grow_is_looked_at_at_ticks_only(monkeypatch: pytest.MonkeyPatch
+                                                               ) -> None:
+    assert World(monkeypatch, '-a 200MB', web=lambda uptime: 150.0).pass_ticks().looks <= 1001
+
+
+def test_total_restarts_the_leak_and_not_what_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 1GB', db=lambda uptime: 700.0, web=leaks(200)).pass_ticks()
+    names = [name for _, name in world.restarts]
+    assert names.count('db') <= 1 + 1000 * 60 // 600 and names.count('web') >= 5
+
+
+def test_total_that_no_restart_helps_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 500MB', a=lambda uptime: 300.0, b=lambda uptime: 290.0)
+    world.pass_ticks(9)  # less than ten minutes
+    assert [name for _, name in world.restarts] == ['a', 'b']
+    assert len(world.said('total too low')) == 1
+
+
+def test_total_exempts_what_has_no_limit_but_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 500MB -p db=none', db=lambda uptime: 450.0,
+                  a=lambda uptime: 60.0).pass_ticks(5)
+    assert {name for _, name in world.restarts} == {'a'}
+
+
+def test_total_that_only_waits_for_f_is_not_said_to_be_too_low(monkeypatch: pytest.MonkeyPatch
+                                                               ) -> None:
+    world = World(monkeypatch, '-t 500MB..900MB -f 10m', a=lambda uptime: 600.0).pass_ticks(10)
+    assert not world.restarts and not world.reports
+    world.pass_ticks(1)
+    assert [at for at, _ in world.restarts] == [600]
+
+
+def test_total_over_its_hard_size_does_not_wait_for_f(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 500MB..900MB -f 10m', a=lambda uptime: 901.0).pass_ticks(1)
+    assert world.restarts[0] == (0, 'a')
+
+
+def test_one_process_at_a_time_is_restarted_for_the_total_the_largest_first(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 500MB', a=loads(300, 9000, 300), b=loads(310, 9000, 310),
+                  c=loads(10, 9000, 10)).pass_ticks(1)
+    assert world.restarts == [(0, 'b'), (1, 'a')]  # each looked at a second after the last
+
+
+def test_what_is_restarted_for_its_own_limit_goes_before_the_total(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 500MB -p b=100MB', a=lambda uptime: 400.0,
+                  b=lambda uptime: 200.0).pass_ticks(1)
+    assert [name for at, name in world.restarts if at == 0] == ['b']
+
+
+@pytest.mark.parametrize('mb, began, is_failing, is_owed, left', [
+    (1500, 99, False, True, None),   # it is under way
+    (1500, 50, False, True, None),   # over soft, however long that takes
+    (3000, 91, False, True, None),   # over hard, for ten seconds
+    (3000, 90, False, True, 2300),   # then without what is being stopped
+    (3000, 90, False, False, 3000),
+    (2500, 90, False, True, None),   # which brings it below its hard size
+    (1500, 99, True, True, 1500),    # a program whose start fails for days
+])
+def test_total_waits_for_the_stop_under_way(mb: float, began: float, is_failing: bool,
+                                            is_owed: bool, left: float | None) -> None:
+    listener = memmon.Listener(options('-t 1GB..2GB'), Server('unix:///none'))
+    made = history(part=reading(700 * MB, '-t 1GB..2GB'))
+    worker = memmon.Worker(1, 1, [Job(made, reading(), None, is_owed=is_owed)])
+    worker.began, worker.is_failing, worker.stopping_since = began, is_failing, began
+    listener.workers.workers = [worker]
+    found = listener.without_stopping(reading(mb * MB, '-t 1GB..2GB'), 100)
+    assert (found.memory if found else None) == (left and left * MB)
+
+
+def test_hint_on_descendants_comes_once_for_all_runs(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = memmon.Monitor(options(), Server('unix:///none'))
+    small = memmon.ProcessTable({7: (1, MB), 8: (7, MB)})
+    large = memmon.ProcessTable({7: (1, MB), 8: (7, 100 * MB)})
+    made = History(process())
+    said = []
+    for processes in (small, large, large):
+        monitor.look_for_wrapper(processes, made, reading(MB))
+        said.append(len(caplog.records))
+    made.show(process(start=2000))
+    monitor.look_for_wrapper(large, made, reading(MB))
+    monitor.look_for_wrapper(large, History(process()), reading(MB, ''))  # it has no limit
+    assert said + [len(caplog.records)] == [0, 1, 1, 1]
+    assert caplog.records[0].getMessage().startswith(
+        'web:web uses 1MB, and its descendants use 100MB: add -c to count them as well; ')

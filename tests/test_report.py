@@ -1,0 +1,501 @@
+"""Reports: the table of events, and what the log, the mail and the user's commands get of one."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import logging
+import re
+from typing import Any, Dict, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import FATAL, GB, MB, options, process, reading
+
+import memmon
+from memmon import EVENTS, Delivery, History, Job, Line, Reading, Report, Row
+
+PROCESS = process('shop:web', pid=17)
+BIG = reading(270.6 * MB, process=PROCESS, uptime=3725)
+PAIR = reading(350 * MB, '-a 200MB..300MB', process=PROCESS)
+TREE = BIG._replace(measure='RSS with descendants')
+PART = reading(700 * MB, '-t 1GB..2GB', process=PROCESS, measure='PSS')
+TOTAL = reading(1.5 * GB, '-t 1GB..2GB', process=memmon.ALL, measure='PSS')
+COURSE = '▃█  100MB -> 270.6MB in 1:00:00, peak 271MB'
+
+
+# The table.
+
+def test_table_of_events_is_complete() -> None:
+    assert {name: tuple(event) for name, event in EVENTS.items()} == {
+        'restarted': (logging.INFO, 'process {} restarted', 'after'),
+        'not restarted': (logging.INFO, '', ''),
+        'postponed': (logging.INFO, '', ''),
+        'postponed for an hour': (logging.WARNING, 'restart of process {} postponed', 'held'),
+        'failed to stop': (logging.ERROR, 'failed to stop process {}', 'failed'),
+        'failed to start': (logging.ERROR, 'failed to start process {}', 'failed'),
+        'gave up starting': (logging.ERROR, 'gave up starting process {}', 'failed'),
+        'still down': (logging.ERROR, 'process {} is still down', ''),
+        'would restart': (logging.INFO, 'would restart process {}', ''),
+        'limit too low': (logging.WARNING, 'limit of process {} is too low', ''),
+        'total too low': (logging.WARNING, 'no restart brings the total below its limit', ''),
+        'held': (logging.WARNING, 'process {} held', 'held'),
+        'near limit': (logging.WARNING, 'process {} is near its limit', 'warn'),
+        'tick skipped': (logging.ERROR, '', ''),
+        'blind': (logging.ERROR, 'nothing could be checked at two ticks in a row', ''),
+        'seen again': (logging.INFO, 'processes are checked again', ''),
+    }
+
+
+def test_events_that_memmon_names_are_in_the_table() -> None:
+    assert set(memmon.LOST_EVENTS) <= set(EVENTS)
+    assert {event.command for event in EVENTS.values()} - {''} == (
+        set(memmon.COMMAND_EVENTS) - {'before'})
+    with open(memmon.__file__, encoding='utf-8') as source:
+        named = re.findall(r"(?:Report|note\(job,|NotRestarted)\(?\s*'([a-z ]+)'", source.read())
+    assert len(named) > 10 and set(named) <= set(EVENTS)
+
+
+# The line of the log.
+
+@pytest.mark.parametrize('report, level, line', [
+    (Report('restarted', 'a line', BIG), 'INFO', 'restarted shop:web: a line'),
+    (Report('seen again', 'after 3 ticks'), 'INFO', 'seen again: after 3 ticks'),
+    (Report('failed to start', 'a\nb', BIG), 'ERROR', 'failed to start shop:web: a ... b'),
+    (Report('held', '\x1b[2Ja', BIG), 'WARNING', r'held shop:web: \x1b[2Ja'),
+])
+def test_log_says_event_process_and_reason(report: Report, level: str, line: str,
+                                           caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        memmon.write_log(report)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (level, line)]
+
+
+@pytest.mark.parametrize('of, total, text', [
+    (BIG, None, 'RSS 270.6MB is over 200MB (-a 200MB), uptime 1:02:05'),
+    (BIG._replace(uptime=None), None, 'RSS 270.6MB is over 200MB (-a 200MB), uptime unknown'),
+    (reading(3000 * MB, '-a 25%'), None, 'RSS 2.9GB is over 2GB (-a 25%), uptime 0:12:05'),
+    (reading(250 * MB, '-a 200MB..300MB'), None,
+     'RSS 250MB is over 200MB (-a 200MB..300MB), uptime 0:12:05'),
+    (PAIR, None, 'RSS 350MB is over 300MB (-a 200MB..300MB), uptime 0:12:05'),
+    (TREE, None,
+     'RSS with descendants: 270.6MB is over 200MB (-a 200MB), uptime 1:02:05'),
+    (PART, TOTAL, 'total PSS 1.5GB is over 1GB (-t 1GB..2GB), and shop:web has 700MB, uptime '
+                  '0:12:05'),
+    (PART, TOTAL._replace(memory=3 * GB),
+     'total PSS 3GB is over 2GB (-t 1GB..2GB), and shop:web has 700MB, uptime 0:12:05'),
+])
+def test_cause_of_a_restart(of: Reading, total: Reading | None, text: str) -> None:
+    assert memmon.describe_cause(of, total) == text
+
+
+@pytest.mark.parametrize('of, text', [
+    (BIG, '200MB'), (PAIR, '200MB..300MB'), (reading(1, ''), '-'), (reading(1, '-a none'), 'none'),
+    (reading(1, '-a 25%..50%'), '2GB..4GB'),
+])
+def test_sizes_of_a_limit(of: Reading, text: str) -> None:
+    assert memmon.describe_sizes(of) == text
+
+
+@pytest.mark.parametrize('of, text', [
+    (BIG, 'RSS 270.6MB'), (TREE, 'RSS with descendants: 270.6MB'), (PART, 'PSS 700MB'),
+    (reading(None), 'RSS unknown'), (BIG._replace(measure='private memory'),
+                                     'private memory 270.6MB'),
+])
+def test_use(of: Reading, text: str) -> None:
+    assert memmon.describe_use(of) == text
+
+
+def conclude(args: str, verdict: str, of: Reading, total: Reading | None = None, **fields: Any
+             ) -> list[Report]:
+    """Return what a listener reports of a verdict at the first and at the second look."""
+    listener = memmon.Listener(options(args), memmon.Server('unix:///none'))
+    history = History(of.process)
+    for name, value in fields.items():
+        setattr(history, name, value)
+    return [report for now in (1000, 1060)
+            for report in listener.conclude(history, of, total, verdict, now)]
+
+
+RESTARTED = {'restarts': [memmon.Restart(940, memmon.SOFT, False)]}
+CAUSE = 'RSS 270.6MB is over 200MB (-a 200MB), uptime 1:02:05'
+TOO_LOW = (': it is over its limit again 0:01:00 after a restart: raise the limit if the program '
+           'needs that much; memmon restarts it again when it has grown by half')
+
+
+@pytest.mark.parametrize('args, verdict, of, total, texts', [
+    ('-a 200MB', memmon.WITHIN, BIG, None, []),
+    ('-a 200MB', memmon.BLOCKED, BIG, None, []),
+    ('-a 200MB', memmon.BRIEF, BIG, None, []),
+    ('-a 200MB', memmon.DUE, BIG, None, []),
+    ('-a 200MB --dry-run', memmon.DUE, BIG, None, [f'would restart shop:web: {CAUSE}']),
+    ('-a 200MB -r 3/1h', memmon.HELD, BIG, None, [
+        f'held shop:web: {CAUSE}; memmon has restarted it 3 times within 1:00:00: it is left '
+        'running']),
+    ('-a 200MB -r 1/90', memmon.HELD, BIG, None, [
+        f'held shop:web: {CAUSE}; memmon has restarted it 1 time within 0:01:30: it is left '
+        'running']),
+    ('-a 200MB', memmon.VAIN, BIG, None, [
+        f'limit too low shop:web: {CAUSE}{TOO_LOW}'.replace(': it is', '; it is')]),
+    ('-a 200MB..300MB', memmon.VAIN, PAIR._replace(memory=250 * MB), None, [
+        'limit too low shop:web: RSS 250MB is over 200MB (-a 200MB..300MB), uptime 0:12:05'
+        f'{TOO_LOW}, or is over its hard size'.replace(': it is', '; it is')]),
+    ('-a 200MB..300MB', memmon.VAIN, PAIR, None, [
+        'limit too low shop:web: RSS 350MB is over 300MB (-a 200MB..300MB), uptime 0:12:05'
+        f'{TOO_LOW}'.replace(': it is', '; it is')]),
+    ('-a 200MB -w 80', memmon.NEAR, reading(164 * MB), None, [
+        'near limit web:web: RSS 164MB of 200MB (-a 200MB), 82%']),
+    ('-t 1GB..2GB', memmon.VAIN, PART, TOTAL, []),
+    ('-t 1GB..2GB -w 1', memmon.NEAR, PART, TOTAL, []),
+    ('-t 1GB..2GB --dry-run', memmon.DUE, PART, TOTAL, [
+        'would restart shop:web: total PSS 1.5GB is over 1GB (-t 1GB..2GB), and shop:web has '
+        '700MB, uptime 0:12:05']),
+])
+def test_verdict_is_reported_once(args: str, verdict: str, of: Reading, total: Reading | None,
+                                  texts: Sequence[str]) -> None:
+    assert [report.text for report in conclude(args, verdict, of, total, **RESTARTED)] == texts
+
+
+def test_growth_is_said_with_what_is_near() -> None:
+    history = History(process())
+    for at, mb in ((0, 100), (3600, 160)):
+        history.note(reading(mb * MB), at)
+    listener = memmon.Listener(options('-a 200MB -w 80'), memmon.Server('unix:///none'))
+    assert history.reading
+    [report] = listener.conclude(history, history.reading, None, memmon.NEAR, 3600)
+    assert report.line == ('RSS 160MB of 200MB (-a 200MB), 80%; 100MB -> 160MB in 1:00:00, peak '
+                           '160MB, growing 60MB/h, reaches its limit in 0:40:00')
+    assert report.course == ('▆█  100MB -> 160MB in 1:00:00, peak 160MB, growing 60MB/h, reaches '
+                             'its limit in 0:40:00')
+
+
+@pytest.mark.parametrize('line, fields', [
+    (Line('restarted', 'a', 18, 5 * MB, None, 99, command='after'),
+     {'new_pid': 18, 'after_done': True}),
+    (Line('failed to stop', 'a', None, 5 * MB, None, 99), {}),
+    (Line('failed to start', 'a', 0, 5 * MB, GB, 99), {'new_pid': 0, 'total': TOTAL._replace(
+        memory=GB)}),
+])
+def test_line_of_a_worker_becomes_a_report(line: Line, fields: Dict[str, Any]) -> None:
+    job = Job(History(PROCESS), BIG, TOTAL if 'total' in fields else None)
+    assert memmon.report_of(job, line) == Report(
+        line.event, 'a', BIG._replace(memory=5 * MB, uptime=99), **fields)
+
+
+# Who gets what.
+
+@pytest.mark.parametrize('args, report, commands', [
+    ('', Report('restarted', '', BIG), []),
+    ('-m bob', Report('restarted', '', BIG), ['mail']),
+    ('-m bob -s mutt', Report('restarted', '', BIG), ['mutt']),
+    ('-m bob -u 3725', Report('restarted', '', BIG), ['mail']),
+    ('-m bob -u 3724', Report('restarted', '', BIG), []),
+    ('-m bob -u 1', Report('restarted', '', BIG._replace(uptime=None)), ['mail']),
+    ('-m bob -u 1', Report('failed to start', '', BIG), ['mail']),  # -u is for restarts
+    ('-m bob -u 1', Report('held', '', BIG), ['mail']),
+    ('-m bob -u 1', Report('blind', ''), ['mail']),
+    ('-m bob -u 1', Report('would restart', '', BIG), ['mail']),
+    ('-m bob', Report('not restarted', '', BIG), []),
+    ('-m bob', Report('postponed', '', BIG), []),
+    ('-m bob', Report('tick skipped', ''), []),
+    ('-o after=a -o failed=f -o after=b -o held=h -o warn=w', Report('restarted', '', BIG),
+     ['a', 'b']),
+    ('-o after=a', Report('restarted', '', BIG, after_done=True), []),
+    ('-o after=a -m bob', Report('restarted', '', BIG, after_done=True), ['mail']),
+    ('-o after=a -u 1', Report('restarted', '', BIG), ['a']),
+    ('-o failed=f -o held=h -o warn=w', Report('failed to stop', '', BIG), ['f']),
+    ('-o failed=f -o held=h', Report('gave up starting', '', BIG), ['f']),
+    ('-o failed=f -o held=h', Report('postponed for an hour', '', BIG), ['h']),
+    ('-o failed=f -o held=h', Report('postponed', '', BIG), []),
+    ('-o failed=f -o held=h', Report('held', '', BIG), ['h']),
+    ('-o warn=w -o held=h', Report('near limit', '', BIG), ['w']),
+    ('-o failed=f -o before=b', Report('not restarted', '', BIG), []),
+    ('-m bob -o failed=f', Report('failed to start', '', BIG), ['mail', 'f']),
+])
+def test_report_is_delivered(args: str, report: Report, commands: Sequence[str]) -> None:
+    found = memmon.deliveries(options(f'-a 1 {args}'), report)
+    mailers = {'/usr/sbin/sendmail -t -i': 'mail'}
+    assert [mailers.get(delivery.command, delivery.command) for delivery in found] == commands
+    for delivery in found:
+        is_mail = delivery.command in (*mailers, 'mutt')
+        assert bool(delivery.text) == is_mail and bool(delivery.variables) != is_mail
+
+
+WEB_VARIABLES = {
+    'MEMMON_EVENT': 'after', 'MEMMON_PROCESS': 'shop:web', 'MEMMON_GROUP': 'shop',
+    'MEMMON_NAME': 'web', 'MEMMON_PID': '17', 'MEMMON_NEW_PID': '18',
+    'MEMMON_MEMORY': str(int(270.6 * MB)), 'MEMMON_LIMIT': str(200 * MB), 'MEMMON_TOTAL': '',
+    'MEMMON_TOTAL_LIMIT': '', 'MEMMON_UPTIME': '3725', 'MEMMON_REASON': 'restarted shop:web: why',
+}
+
+
+@pytest.mark.parametrize('event, report, changes', [
+    ('after', Report('restarted', 'why', BIG, new_pid=18), {}),
+    ('failed', Report('restarted', 'why', BIG, new_pid=0),
+     {'MEMMON_EVENT': 'failed', 'MEMMON_NEW_PID': ''}),
+    ('after', Report('restarted', 'why', PAIR, new_pid=18),
+     {'MEMMON_MEMORY': str(350 * MB), 'MEMMON_UPTIME': '725'}),
+    ('after', Report('restarted', 'why', PART, TOTAL, 18), {
+        'MEMMON_MEMORY': str(700 * MB), 'MEMMON_LIMIT': '', 'MEMMON_UPTIME': '725',
+        'MEMMON_TOTAL': str(int(1.5 * GB)), 'MEMMON_TOTAL_LIMIT': str(GB)}),
+    ('after', Report('restarted', 'why', BIG._replace(memory=None, uptime=None), new_pid=18),
+     {'MEMMON_MEMORY': '', 'MEMMON_UPTIME': ''}),
+    ('after', Report('restarted', 'why', BIG._replace(memory=0, uptime=0), new_pid=18),
+     {'MEMMON_MEMORY': '0', 'MEMMON_UPTIME': '0'}),
+    ('after', Report('restarted', 'why', reading(1, '', process=PROCESS), new_pid=18),
+     {'MEMMON_MEMORY': '1', 'MEMMON_LIMIT': '', 'MEMMON_UPTIME': '725'}),
+    ('after', Report('restarted', 'a\0b\nc\x1b', BIG, new_pid=18),
+     {'MEMMON_REASON': r'restarted shop:web: a\x00b ... c\x1b'}),
+    ('after', Report('restarted', 'why', BIG._replace(process=PROCESS._replace(name='w\0b')),
+                     new_pid=18),
+     {'MEMMON_PROCESS': 'shop:wb', 'MEMMON_NAME': 'wb',
+      'MEMMON_REASON': r'restarted shop:w\x00b: why'}),
+])
+def test_command_finds_its_event_in_its_environment(event: str, report: Report,
+                                                    changes: Dict[str, str]) -> None:
+    assert memmon.variables(event, report) == {**WEB_VARIABLES, **changes}
+
+
+# Mail.
+
+HEAD = '''To: bob@example.com, ann@example.com
+Subject: memmon{name}: {subject}
+MIME-Version: 1.0
+Content-Type: text/plain; charset="utf-8"
+Content-Transfer-Encoding: {encoding}
+
+memmon: {subject}
+
+host:     {host}
+time:     TIME
+'''
+
+
+@pytest.mark.parametrize('args, host, report, name, subject, rows', [
+    ('', 'db1', Report('seen again', 'after 3 ticks'), '', 'processes are checked again',
+     'reason:   seen again: after 3 ticks\n'),
+    ('', 'd\udce4b\x1b', Report('seen again', 'x'), '', 'processes are checked again',
+     'reason:   seen again: x\n'),
+    ('', 'db1', Report('restarted', 'a line', BIG, None, 18, COURSE), '',
+     'process shop:web restarted', f'''\
+uptime:   1:02:05
+old pid:  17
+new pid:  18
+memory:   RSS 270.6MB
+limit:    200MB
+set by:   -a 200MB
+course:   {COURSE}
+reason:   restarted shop:web: a line
+'''),
+    ('-n shop', 'db1', Report('failed to start', 'a line', TREE, None, 0), ' [shop]',
+     'failed to start process shop:web', '''\
+uptime:   1:02:05
+old pid:  17
+new pid:  none
+memory:   RSS with descendants: 270.6MB
+limit:    200MB
+set by:   -a 200MB
+reason:   failed to start shop:web: a line
+'''),
+    ('', 'db1', Report('limit too low', 'a line', PAIR._replace(uptime=None)), '',
+     'limit of process shop:web is too low', '''\
+pid:      17
+memory:   RSS 350MB
+limit:    200MB..300MB
+set by:   -a 200MB..300MB
+reason:   limit too low shop:web: a line
+'''),
+    ('', 'db1', Report('restarted', 'a line', PART, TOTAL, 18), '', 'process shop:web restarted',
+     '''\
+uptime:   0:12:05
+old pid:  17
+new pid:  18
+memory:   PSS 700MB
+total:    PSS 1.5GB
+limit:    1GB..2GB
+set by:   -t 1GB..2GB
+reason:   restarted shop:web: a line
+'''),
+])
+def test_mail(args: str, host: str, report: Report, name: str, subject: str, rows: str,
+              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('socket.gethostname', lambda: host)
+    parsed = options(f'-a 1 -m bob@example.com,ann@example.com {args}')
+    mail = bytes(memmon.write_mail(parsed, report)).decode()
+    mail = re.sub(r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [-+]\d{4}', 'TIME', mail)
+    assert mail == HEAD.format(name=name, subject=subject, host=memmon.one_line(host), encoding=(
+        '7bit' if rows.isascii() else '8bit')) + rows
+
+
+LONG = 'a-long-name-in-ascii-' * 10 + 'end'
+ENCODED = '=?utf-8?q?x=0ABcc=3A_evil=40example.com?='
+
+
+@pytest.mark.parametrize('text', [
+    'memmon: process web:web restarted', '', ' ', LONG, ' '.join([LONG] * 3), '?='])
+def test_plain_header_is_left_as_it_is(text: str) -> None:
+    assert memmon.encode_header(text) == text
+
+
+@pytest.mark.parametrize('text', [
+    'Läden', 'ほげ' * 40, ENCODED, f'a {ENCODED} b', '=?', 'a\nBcc: evil@example.com',
+    'a\r\nBcc: evil@example.com', 'a\r\rb', 'a\n\nbody', 'a\tb', 'a\0b', '\x7f', 'a\x85b\u2028c',
+    f'{LONG}ä', 'a\udce4b',
+])
+def test_hostile_header_is_encoded(text: str) -> None:
+    encoded = memmon.encode_header(text)
+    assert encoded.isascii() and 'Bcc:' not in encoded
+    first, *more = encoded.split('\n')
+    for line in [first, *more]:
+        assert len(line) <= 78 and line.isprintable()
+    assert all(line.startswith(' ') for line in more)
+
+
+TEXT = st.one_of(st.text(min_size=1), st.text('\n\r\x1b\x85\u2028\u202eä=?: ', min_size=1))
+
+
+@given(TEXT, TEXT, TEXT, TEXT)
+def test_no_name_becomes_a_header_nor_a_row_of_a_mail(option: str, group: str, name: str, line: str
+                                                      ) -> None:
+    hostile = BIG._replace(process=PROCESS._replace(group=group, name=name))
+    report = Report('restarted', line, hostile)
+    parsed_args = options('-a 1 -m bob@example.com')._replace(name=option)
+    mail = bytes(memmon.write_mail(parsed_args, report))
+    parsed = email.message_from_bytes(mail)
+    assert sorted(map(str.lower, parsed.keys())) == [
+        'content-transfer-encoding', 'content-type', 'mime-version', 'subject', 'to']
+    assert parsed['To'] == 'bob@example.com'
+    rows = mail.decode().partition('\n\n')[2].splitlines()
+    assert all(row.isprintable() for row in rows)
+    assert [row.partition(':')[0] for row in rows[2:]] == [
+        'host', 'time', 'uptime', 'pid', 'memory', 'limit', 'set by', 'reason']
+
+
+@pytest.mark.parametrize('name', ['Läden', ENCODED, LONG, 'a b', "$(touch x)'\"", '%s {}', '{0}'])
+def test_subject_is_read_as_it_was_written(name: str) -> None:
+    report = Report('restarted', 'x', BIG._replace(process=process(f'{name}:{name}')))
+    mail = memmon.write_mail(options('-a 1 -m bob'), report)
+    seen = email.message_from_bytes(bytes(mail), policy=email.policy.default)['Subject']
+    assert seen == f'memmon: process {name}:{name} restarted'
+
+
+# Nothing reaches a terminal raw.
+
+RAW = ['\x1b[2J', '\x9b2J', '\u202e', '\u2066', 'a\u2028b', 'a\u2029b', 'a\nb', 'a\rb', '\x7f',
+       '\0', '\udce4']
+
+
+@pytest.mark.parametrize('raw', RAW, ids=ascii)
+def test_log_has_no_raw_character(raw: str) -> None:
+    """Whatever a line is about: the names of processes, a command line, what a server answers."""
+    formatter = memmon.OneLineFormatter('%(message)s')
+    text = formatter.format(logging.LogRecord('x', 20, '', 0, 'say %s', (f'x{raw}y',), None))
+    assert text.isprintable() and text.startswith('say x') and text.endswith('y')
+
+
+@pytest.mark.parametrize('raw', RAW, ids=ascii)
+def test_traceback_in_the_log_is_one_line(raw: str) -> None:
+    try:
+        raise ValueError(raw)
+    except ValueError as error:
+        info = (type(error), error, error.__traceback__)
+    record = logging.LogRecord('x', 20, '', 0, 'failed', (), info)
+    text = memmon.OneLineFormatter('%(message)s').format(record)
+    assert text.isprintable() and text.startswith('failed | Traceback')
+
+
+@pytest.mark.parametrize('raw', RAW, ids=ascii)
+def test_stderr_and_stdout_have_no_raw_character(raw: str, monkeypatch: pytest.MonkeyPatch,
+                                                 capfd: pytest.CaptureFixture[str]) -> None:
+    memmon.write_stderr(f'x{raw}y')
+    monkeypatch.setattr(memmon, 'check', lambda *args: ([f'x{raw}y', 'z'], 1))
+    assert memmon.run_memmon(options('--check')) == 1
+    out, err = capfd.readouterr()
+    assert out.endswith('y\nz\n') and err.endswith('y\n') and err.startswith('memmon: x')
+    for text in (out[:-3], err[:-1]):
+        assert text.isprintable()
+
+
+@pytest.mark.parametrize('raw', RAW, ids=ascii)
+def test_table_has_no_raw_character(raw: str) -> None:
+    limit = memmon.Limit('program', 'x', memmon.Size(1), memmon.NO_SIZE, f'-p {raw}')
+    one = process(state=FATAL, name=f'x{raw}y', statename=f'F{raw}')
+    rows = [Row(BIG, 0), Row(reading(None, process=one, limit=limit), 0)]
+    lines = memmon.format_table(rows, options(), 120)
+    assert len(lines) == 3 and all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize('delivery, line', [
+    (Delivery('exit 3', b'', {'MEMMON_EVENT': 'after'}),
+     "the command 'exit 3' of -o after failed: exit status 3"),
+    (Delivery('exit 75', b'', {'MEMMON_EVENT': 'after'}),
+     "the command 'exit 75' of -o after failed: exit status 75"),
+    (Delivery('exit 75', b'', {'MEMMON_EVENT': 'before'}), ''),
+    (Delivery('exit 1', b'', {'MEMMON_EVENT': 'before'}),
+     "the command 'exit 1' of -o before failed: exit status 1"),
+    (Delivery('cat >&-; exit 5', b'mail', {}),
+     "the command 'cat >&-; exit 5' of -s: no mail was sent failed: exit status 5"),
+    (Delivery('kill -9 $$', b'', {'MEMMON_EVENT': 'held'}),
+     "the command 'kill -9 $$' of -o held failed: killed by signal 9"),
+    (Delivery('exit 3 # \x1b\u202e', b'', {'MEMMON_EVENT': 'after'}),
+     r"the command 'exit 3 # \x1b\u202e' of -o after failed: exit status 3"),
+    (Delivery('true', b'', {'MEMMON_EVENT': 'after'}), ''),
+])
+def test_command_that_fails_is_named(delivery: Delivery, line: str,
+                                     caplog: pytest.LogCaptureFixture) -> None:
+    status = memmon.deliver(delivery)
+    assert [record.getMessage() for record in caplog.records] == ([line] if line else [])
+    assert (status == 0) == (delivery.command == 'true')
+
+
+# The table of --check.
+
+ROWS = [
+    Row(reading(250 * MB, '-p a=100MB', process=process('a:a', pid=1234)), 0),
+    Row(reading(50 * MB, '-p b=100MB', process=process('b:b'), uptime=90061), 61 * MB),
+    Row(reading(None, '-p c=100MB', process=process('c:c', FATAL)), 0),
+    Row(reading(1, '', process=process('d:d'), uptime=None), 2),
+    Row(reading(None, '-p e=100MB', process=process('e:e')), 0),
+    Row(reading(5 * MB, '-p f=none', process=process('f:f')), MB),
+]
+
+
+@pytest.mark.parametrize('columns, bar', [(100, 28), (87, 15), (73, 1), (72, 0), (5, 0)])
+def test_bar_is_as_long_as_there_is_room(columns: int, bar: int) -> None:
+    assert memmon.format_table(ROWS, options(), columns) == [line.rstrip() for line in [
+        'PROCESS   PID          UPTIME      RSS   PEAK  LIMIT  SET BY      USED',
+        'a:a      1234         0:12:05    250MB  250MB  100MB  -p a=100MB  250%  ' + '#' * bar,
+        'b:b         7  1 day, 1:01:01     50MB   61MB  100MB  -p b=100MB   50%  '
+        + '#' * (bar // 2),
+        'c:c         -           FATAL        -      -  100MB  -p c=100MB     -',
+        'd:d         7         unknown        1      2      -  no option      -',
+        'e:e         7         0:12:05  unknown      -  100MB  -p e=100MB     -',
+        'f:f         7         0:12:05      5MB    5MB   none  -p f=none      -',
+    ]]
+
+
+def test_table_without_limits_has_no_columns_of_them() -> None:
+    assert memmon.format_table(ROWS[1:3], options('--check -k rss -t 1GB'), 80) == [
+        'PROCESS  PID          UPTIME   RSS  PEAK',
+        'b:b        7  1 day, 1:01:01  50MB  61MB',
+        'c:c        -           FATAL     -     -']
+
+
+def test_table_is_sorted_by_what_is_used_of_the_limit_then_by_memory() -> None:
+    rows = [Row(reading(memory, args, process=process(f'{name}:{name}')), 0)
+            for name, memory, args in [
+                ('a', 50 * MB, '-a 100MB'), ('b', 3, ''), ('c', None, '-a 1'), ('d', 0, ''),
+                ('e', 20, '-a 10'), ('f', 50, '-a 100'), ('g', 900 * MB, ''), ('h', 0, '-a 1')]]
+    names = [row.reading.process.name for row in sorted(rows, key=memmon.rank, reverse=True)]
+    assert names == ['e', 'a', 'f', 'h', 'g', 'b', 'd', 'c']
+
+
+@pytest.mark.parametrize('size, text', [
+    (32 * MB, '32MB'), (280 * MB, '280MB'), (281 * MB, '290MB'), (1000 * MB, '1GB'),
+    (1.1 * GB, '1.1GB'), (1, '1'), (999, '1000'), (5000 * GB, '4.9TB'),
+])
+def test_proposed_size_has_two_digits_and_is_no_less(size: float, text: str) -> None:
+    assert memmon.round_up(size) == text
+    assert memmon.parse_size(text) >= size * 0.999
