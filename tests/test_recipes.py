@@ -1,4 +1,4 @@
-"""The recipes of the README, each in a supervisord.conf as it stands there, but for its paths."""
+"""The recipes of docs/recipes.rst, each as it stands there, but for its paths."""
 
 from __future__ import annotations
 
@@ -17,28 +17,39 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
-from harness import (BIN, StartSupervisord, Supervisord, children_of, is_running, rss_mb, section,
-                     wait_for)
+from harness import (BIN, MEMMON, StartSupervisord, Supervisord, children_of, is_running, program,
+                     rss_mb, section, wait_until)
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / 'README.rst'
-OBEDIENT = str(Path(__file__).parent / 'obedient.py')
+RECIPES = ROOT / 'docs' / 'recipes.rst'
+PATH = '/opt/memmon/bin/memmon'  # of README's installation
 QUICK_TICKS = str(Path(__file__).parent / 'quick_ticks.py')
 
 
 def code_blocks(title: str, language: str) -> list[str]:
-    """Return the code in a language that a recipe of the README shows."""
-    text = README.read_text(encoding='utf-8')
-    section = re.search(rf'^{re.escape(title)}\n~+\n(.*?)(?=^[^\n]+\n([~-])\2+\n|\Z)', text,
+    """Return the code in a language that a recipe shows, with the memmon of this environment."""
+    text = RECIPES.read_text(encoding='utf-8')
+    section = re.search(rf'^{re.escape(title)}\n-+\n(.*?)(?=^[^\n]+\n--+\n|\Z)', text,
                         re.M | re.S)
     assert section, title
     blocks = re.findall(rf'^\.\. code-block:: {language}\n\n((?: {{4}}.*\n|\n)+)',
                         section.group(1), re.M)
     assert blocks, (title, language)
-    return [textwrap.dedent(block) for block in blocks]
+    return [textwrap.dedent(block).replace(PATH, MEMMON) for block in blocks]
+
+
+def wait_for(get: Callable[[], Any]) -> Any:
+    """Call a function until it returns something that is true; return that."""
+    return wait_until(lambda: assert_true(get))
+
+
+def assert_true(get: Callable[[], Any]) -> Any:
+    value = get()
+    assert value
+    return value
 
 
 def swap(text: str, **swaps: str) -> str:
@@ -57,9 +68,9 @@ def path_to_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'bin').mkdir()
 
 
-def obedient(name: str, file: str = '') -> str:
+def sized(name: str, file: str = '') -> str:
     """Return a section of supervisord.conf for a program that is as large as NAME.mb says."""
-    return section(name, command=f'{sys.executable} {OBEDIENT} {file or name}.mb')
+    return section(name, command=program('--file', f'{file or name}.mb'))
 
 
 def resize(path: Path, name: str, megabytes: int) -> None:
@@ -76,7 +87,7 @@ def start(start_supervisord: StartSupervisord, *sections: str) -> Supervisord:
 def memmon_log(supervisord: Supervisord) -> str:
     """Return what memmon has logged, which ends up where supervisord puts its stderr."""
     log, = wait_for(lambda: list(supervisord.path.glob('memmon-stderr---*')))
-    return log.read_text()
+    return str(log.read_text())
 
 
 def wait_log(supervisord: Supervisord, text: str) -> None:
@@ -101,11 +112,11 @@ def test_stack_dump_before_a_restart(tmp_path: Path, start_supervisord: StartSup
         pytest.skip('needs py-spy, and the permission to trace')
     recipe, = code_blocks('Stack dump before a restart', 'ini')
     resize(tmp_path, 'web', 210)
-    supervisord = start(start_supervisord, obedient('web'), recipe)
+    supervisord = start(start_supervisord, sized('web'), recipe)
     wait_log(supervisord, ' restarted web:web: ')
     dump = memmon_log(supervisord).partition(' restarted web:web: ')[0]
-    assert re.search(r'^Process \d+: .*obedient\.py web\.mb$', dump, re.M), dump
-    assert re.search(r'^    <module> \(.*obedient\.py:\d+\)$', dump, re.M), dump
+    assert re.search(r'^Process \d+: .*program\.py --file web\.mb$', dump, re.M), dump
+    assert re.search(r'^    <module> \(.*program\.py:\d+\)$', dump, re.M), dump
     assert ' ERROR ' not in dump
 
 
@@ -169,7 +180,7 @@ def test_graceful_reload_of_gunicorn(tmp_path: Path, start_supervisord: StartSup
     assert slow and slow[0] in old  # which has finished what it was asked
     wait_for(lambda: not any(map(is_running, old)))
     assert supervisord.pid('web') == master and supervisord.spawned('web') == 1
-    assert memmon_log(supervisord).count(' put off web:web: ') == 1
+    assert memmon_log(supervisord).count(' postponed web:web: ') == 1
     assert ' ERROR ' not in memmon_log(supervisord)
     os.kill(supervisord.pid('memmon'), signal.SIGSTOP)  # it looks when all is there
     wait_for(lambda: not any(map(is_running, children_of(supervisord.pid('memmon')))))
@@ -179,19 +190,137 @@ def test_graceful_reload_of_gunicorn(tmp_path: Path, start_supervisord: StartSup
     assert supervisord.pid('web') != master and ' ERROR ' not in memmon_log(supervisord)
 
 
+PHP_FPM = """
+[global]
+error_log = {path}/php-fpm.log
+process_control_timeout = 30s
+[www]
+user = nobody
+group = nogroup
+listen = {path}/php
+pm = static
+pm.max_children = 2
+"""
+
+NGINX = """
+pid {path}/nginx.pid;
+error_log {path}/nginx.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {path}/body; fastcgi_temp_path {path}/fastcgi;
+    proxy_temp_path {path}/proxy; uwsgi_temp_path {path}/uwsgi; scgi_temp_path {path}/scgi;
+    server {{ listen unix:{path}/web; }}
+}}
+"""
+
+ASGI = """
+async def app(scope, receive, send):
+    pass
+"""
+
+
+def find_php_fpm() -> str | None:
+    """Return the name of php-fpm, which Debian ends with its version."""
+    names = ('php-fpm', *(f'php-fpm{version}' for version in ('8.4', '8.2', '7.4')))
+    return next(filter(shutil.which, names), None)
+
+
+@pytest.mark.parametrize('name, title, needs, command, workers', [
+    ('web', 'Graceful reload of uvicorn', 'uvicorn',
+     'uvicorn --workers 2 --uds {path}/web asgi:app', 2),
+    ('php-fpm', 'Graceful reload of php-fpm', find_php_fpm() or 'php-fpm',
+     f'{find_php_fpm()} -F -R -y {{path}}/php-fpm.conf', 2),
+    ('nginx', 'Graceful reload of nginx', 'nginx',
+     'nginx -c {path}/nginx.conf -g "daemon off;"', 1),
+], ids=['uvicorn', 'php-fpm', 'nginx'])
+def test_graceful_reload(name: str, title: str, needs: str, command: str, workers: int,
+                         tmp_path: Path, start_supervisord: StartSupervisord) -> None:
+    if not shutil.which(needs) or os.getuid():
+        pytest.skip(f'needs {needs}, and root')
+    recipe, = code_blocks(title, 'ini')
+    (tmp_path / 'asgi.py').write_text(ASGI)
+    (tmp_path / 'php-fpm.conf').write_text(PHP_FPM.format(path=tmp_path))
+    (tmp_path / 'nginx.conf').write_text(NGINX.format(path=tmp_path))
+    # Over its limit, and not over twice as much, which is restarted.
+    recipe = swap(recipe, **{'=400MB': '=100KB', '2 * MEMMON': '9999 * MEMMON'})
+    memmon = recipe.replace('events=', 'autostart=false\nevents=')
+    supervisord = start(start_supervisord, section(name, command=command.format(path=tmp_path)),
+                        memmon)
+    master, = supervisord.wait_up(name)
+
+    def replaced(old: list[int]) -> list[int]:
+        pids = children_of(master)
+        # uvicorn has one more, which Python's multiprocessing starts.
+        return pids if len(pids) >= workers and not set(pids[-workers:]) & set(old) else []
+
+    old = wait_for(lambda: replaced([]))[-workers:]
+    supervisord.call('startProcess', 'memmon')
+    wait_log(supervisord, f'\nreloaded {name}:{name}\n')
+    wait_for(lambda: replaced(old))
+    wait_for(lambda: not any(map(is_running, old)))
+    assert supervisord.pid(name) == master and supervisord.spawned(name) == 1
+    assert memmon_log(supervisord).count(f' postponed {name}:{name}: ') == 1
+    assert ' ERROR ' not in memmon_log(supervisord)
+
+
+CELERY = """
+import pathlib, time
+from celery import Celery
+app = Celery('tasks', broker='filesystem://')
+for name in ('queue', 'control'):
+    pathlib.Path(name).mkdir(exist_ok=True)
+app.conf.broker_transport_options = {
+    'data_folder_in': 'queue', 'data_folder_out': 'queue', 'control_folder': 'control'}
+@app.task
+def job(number):
+    pathlib.Path(f'begun-{number}').touch()
+    time.sleep(2)
+    pathlib.Path(f'done-{number}').touch()
+"""
+
+
+def test_settings_for_celery_lose_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         start_supervisord: StartSupervisord) -> None:
+    if not (BIN / 'celery').exists():
+        pytest.skip('needs celery')
+    row = re.search(r'^celery +``(.*?)`` +``stopwaitsecs=600``, ``killasgroup=true``',
+                    RECIPES.read_text(encoding='utf-8'), re.M)
+    assert row
+    (tmp_path / 'tasks.py').write_text(CELERY)
+    monkeypatch.setenv('C_FORCE_ROOT', '1')
+    options = row.group(1).replace('…', '1MB')
+    supervisord = start(
+        start_supervisord,
+        section('celery', command='celery -A tasks worker --concurrency 4 --loglevel error',
+                stopwaitsecs=600, killasgroup='true'),
+        section('memmon', kind='eventlistener', command=f'{MEMMON} {options}', autostart='false',
+                events='TICK_60'))
+    master, = supervisord.wait_up('celery')
+    send = 'import tasks\nfor number in range(8): tasks.job.delay(number)'
+    subprocess.run([sys.executable, '-c', send], cwd=tmp_path, check=True)
+    wait_for(lambda: len(list(tmp_path.glob('begun-*'))) >= 4)
+    supervisord.call('startProcess', 'memmon')
+    wait_log(supervisord, ' restarted celery:celery: ')
+    assert supervisord.pid('celery') != master
+    supervisord.call('stopProcess', 'memmon')
+    wait_for(lambda: len(list(tmp_path.glob('done-*'))) == 8)
+    assert ' killed after ' not in memmon_log(supervisord)
+
+
 def set_hour(hour: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Choose a time zone in which it is so many o'clock."""
     east = (hour - datetime.datetime.now(datetime.timezone.utc).hour) % 24
     monkeypatch.setenv('TZ', f'XXX-{east}')
 
 
-def test_quiet_hours_put_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                             start_supervisord: StartSupervisord) -> None:
+def test_quiet_hours_postpone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                              start_supervisord: StartSupervisord) -> None:
     recipe, = code_blocks('Quiet hours', 'ini')
     set_hour(13, monkeypatch)
     resize(tmp_path, 'web', 210)
-    supervisord = start(start_supervisord, obedient('web'), recipe)
-    wait_log(supervisord, ' put off web:web: RSS ')
+    supervisord = start(start_supervisord, sized('web'), recipe)
+    wait_log(supervisord, ' postponed web:web: RSS ')
     assert supervisord.spawned('web') == 1
     resize(tmp_path, 'web', 310)
     wait_log(supervisord, ' restarted web:web: RSS ')
@@ -203,9 +332,9 @@ def test_quiet_hours_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     recipe, = code_blocks('Quiet hours', 'ini')
     set_hour(22, monkeypatch)
     resize(tmp_path, 'web', 210)
-    supervisord = start(start_supervisord, obedient('web'), recipe)
+    supervisord = start(start_supervisord, sized('web'), recipe)
     wait_log(supervisord, ' restarted web:web: RSS ')
-    assert ' put off ' not in memmon_log(supervisord)
+    assert ' postponed ' not in memmon_log(supervisord)
 
 
 @pytest.mark.parametrize('hour', range(24))
@@ -227,7 +356,7 @@ def test_draining(event: str, tmp_path: Path, start_supervisord: StartSupervisor
                              'sleep 20': 'until test -e go; do sleep 0.1; done'})
     check = ['sh', '-c', swap(health_check, **{'/run/draining': str(draining)})]
     command = tmp_path / 'command'
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} {OBEDIENT} "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {program("--file")} "$@"\n')
     command.chmod(0o755)
     resize(tmp_path, 'web_00', 210)
     supervisord = start(
@@ -296,12 +425,12 @@ def test_message_to_a_chat(chat: Chat, tmp_path: Path, start_supervisord: StartS
     to_chat.chmod(0o755)
     recipe = swap(recipe, **{'https://chat.example.com/hooks/T0KEN': chat.url.replace('%', '%%')})
     resize(tmp_path, 'web', 165)
-    supervisord = start(start_supervisord, obedient(NOISE, 'web'), recipe)
+    supervisord = start(start_supervisord, sized(NOISE, 'web'), recipe)
     wait_for(lambda: len(chat.texts) == 1)
     resize(tmp_path, 'web', 210)
     wait_for(lambda: len(chat.texts) == 2)
     namespec = f'{NOISE}:{NOISE}'
-    beginnings = (f'process {namespec} uses ', f'restarted {namespec}: RSS ')
+    beginnings = (f'near limit {namespec}: RSS ', f'restarted {namespec}: RSS ')
     for line, beginning in zip(chat.texts, beginnings):
         assert line.startswith(beginning) and f' memmon: {line}\n' in memmon_log(supervisord)
     assert set(chat.requests) == {"/hooks/a%20token application/json ['text']"}
@@ -321,9 +450,9 @@ def test_waiting_for_a_lock(tmp_path: Path, start_supervisord: StartSupervisord)
     resize(tmp_path, 'queue', 210)
     with lock.open('w') as job:
         fcntl.flock(job, fcntl.LOCK_EX)
-        supervisord = start(start_supervisord, obedient('queue'),
+        supervisord = start(start_supervisord, sized('queue'),
                             swap(recipe, **{'/run/lock/queue.lock': str(lock)}))
-        wait_log(supervisord, ' put off queue:queue: ')
+        wait_log(supervisord, ' postponed queue:queue: ')
         assert supervisord.spawned('queue') == 1
     wait_log(supervisord, ' restarted queue:queue: ')
     assert ' ERROR ' not in memmon_log(supervisord)
@@ -335,9 +464,9 @@ def test_waiting_for_the_files_of_jobs(tmp_path: Path, start_supervisord: StartS
     for job in ('job 1', 'job 2'):
         (tmp_path / 'running' / job).touch()
     resize(tmp_path, 'queue', 210)
-    supervisord = start(start_supervisord, obedient('queue'),
+    supervisord = start(start_supervisord, sized('queue'),
                         swap(recipe, **{'/var/spool/queue/running': f'{tmp_path}/running'}))
-    wait_log(supervisord, ' put off queue:queue: ')
+    wait_log(supervisord, ' postponed queue:queue: ')
     (tmp_path / 'running' / 'job 1').unlink()
     assert supervisord.spawned('queue') == 1
     (tmp_path / 'running' / 'job 2').unlink()
