@@ -30,7 +30,8 @@ import textwrap
 import time
 import venv
 from pathlib import Path
-from typing import Callable, ContextManager, Iterator, NamedTuple, Protocol
+from typing import (Any, Callable, ContextManager, Iterator, Mapping, NamedTuple, Protocol,
+                    Sequence)
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
 
@@ -244,11 +245,14 @@ def marked() -> list[int]:
 
 
 def forks_of(pid: int) -> set[int]:
-    """Return the processes that were started here and have the command line of this one."""
-    command, forks = Path(f'/proc/{pid}/cmdline').read_bytes(), set()
+    """Return the processes with the command line and the working directory of this one."""
+    def look(pid: int) -> tuple[bytes, str]:
+        return Path(f'/proc/{pid}/cmdline').read_bytes(), os.readlink(f'/proc/{pid}/cwd')
+
+    forks = set()
     for other in marked():
         with contextlib.suppress(OSError):
-            if other != pid and Path(f'/proc/{other}/cmdline').read_bytes() == command:
+            if other != pid and look(other) == look(pid):
                 forks.add(other)
     return forks
 
@@ -279,15 +283,18 @@ def kill(*pids: int) -> None:
 # The programs.
 
 @contextlib.contextmanager
-def supervised(sections: str, count: int) -> Iterator[Supervisord]:
-    """Run a supervisord with programs, from when all are running."""
+def supervised(sections: str, count: int, files: Mapping[str, str] = {}
+               ) -> Iterator[Supervisord]:
+    """Run a supervisord with programs, from when all are running; without any, from its start."""
     with tempfile.TemporaryDirectory(prefix='memmon-bench-') as directory:
         path = Path(directory)
-        (path / 'offender.py').write_text(OFFENDER)
+        for name, text in files.items():
+            (path / name).write_text(text)
         server = Supervisord(path, sections, settings='minfds=8192\nminprocs=4096\n')
         try:
             server.wait_ready()
-            wait_for(f'{count} programs', lambda: are_running(server, count), 0.2)
+            if count:
+                wait_for(f'{count} programs', lambda: are_running(server, count), 0.2)
             yield server
         finally:
             end_supervisord(server)
@@ -317,9 +324,10 @@ def sleepers(count: int, cumulative: bool) -> ContextManager[Supervisord]:
 def offenders(count: int, stop_secs: float, start_secs: int) -> ContextManager[Supervisord]:
     """Run programs that take memory when they are told to, each in a group of its own."""
     command = f'{sys.executable} -S -E %(here)s/offender.py {stop_secs}'
-    sections = [f'[program:p{number}]\ncommand={command}\nstartsecs={start_secs}\n'
+    # Names that end in a number would be those of one pool.
+    sections = [f'[program:p{number}x]\ncommand={command}\nstartsecs={start_secs}\n'
                 f'stopwaitsecs=60\n' for number in range(count)]
-    return supervised('\n'.join(sections), count)
+    return supervised('\n'.join(sections), count, {'offender.py': OFFENDER})
 
 
 @contextlib.contextmanager
@@ -372,14 +380,14 @@ class Listener:
             self.expect(b'READY\n')
             self.is_ready = True
 
-    def tick(self) -> float:
+    def tick(self, interval: int = 5) -> float:
         """Send an event; return the seconds until it is answered."""
         assert self.process.stdin
         self.wait_ready()
         self.serial += 1
         payload = f'when:{1201063880 + 5 * self.serial}'
-        event = (f'ver:3.0 server:supervisor serial:{self.serial} pool:listener '
-                 f'poolserial:{self.serial} eventname:TICK_5 len:{len(payload)}\n{payload}')
+        event = (f'ver:3.0 server:supervisor serial:{self.serial} pool:listener poolserial:'
+                 f'{self.serial} eventname:TICK_{interval} len:{len(payload)}\n{payload}')
         began = time.perf_counter()
         self.process.stdin.write(event.encode())
         self.process.stdin.flush()
@@ -654,6 +662,15 @@ def restart_all(server: Supervisord, listener: Listener, limit: int) -> None:
     listener.tick()
     wait_for('programs to be back', lambda: are_back(server, old), SAMPLE_SECS)
     wait_workers(listener)
+    # Else their next restart would be in vain: memmon forgets what supervisord does not know.
+    names = [info['group'] for info in server.call('getAllProcessInfo')]
+    for name in names:
+        server.call('stopProcess', name)
+        server.call('removeProcessGroup', name)
+    listener.tick()
+    for name in names:
+        server.call('addProcessGroup', name)
+    wait_for('programs to be there again', lambda: are_running(server, len(names)), SAMPLE_SECS)
     listener.tick()
 
 
@@ -854,15 +871,6 @@ def print_tables(args: argparse.Namespace, peers: Peers) -> None:
     print(versions(peers))
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    for option, type_, default, what in OPTIONS:
-        shown = ' '.join(map(str, default)) if isinstance(default, list) else default
-        parser.add_argument(option, type=type_, default=default, help=f'{what} ({shown})',
-                            nargs='+' if isinstance(default, list) else None)
-    return parser.parse_args()
-
-
 def leave(signum: int, _: object) -> None:
     raise SystemExit(128 + signum)
 
@@ -876,12 +884,23 @@ def end_all() -> None:
         pids = [pid for pid in marked() if pid != os.getpid()]
 
 
-def main() -> None:
-    args = parse_args()
+def begin(text: str | None, options: Sequence[tuple[str, Any, Any, str]]) -> argparse.Namespace:
+    """Read the arguments, and see to it that all that is started here can be found."""
+    parser = argparse.ArgumentParser(description=(text or '').partition('\n')[0])
+    for option, type_, default, what in options:
+        shown = ' '.join(map(str, default)) if isinstance(default, list) else default
+        parser.add_argument(option, type=type_, default=default, help=f'{what} ({shown})',
+                            nargs='+' if isinstance(default, list) else None)
+    args = parser.parse_args()
     name, value = MARK.split('=')
     os.environ[name] = value
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, leave)
+    return args
+
+
+def main() -> None:
+    args = begin(__doc__, OPTIONS)
     try:
         with tempfile.TemporaryDirectory(prefix='memmon-peers-') as path:
             print_tables(args, install_peers(Path(path)))

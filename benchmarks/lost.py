@@ -1,0 +1,310 @@
+"""Count what a restart by memmon loses: requests of web servers, jobs of celery.
+
+Eight clients ask a server without a pause, each request on a connection of its own; a request takes
+0.1 s, and a client whose request fails tries again 0.1 s later. memmon is started after two seconds
+and restarts the server, or has it reload, once. Eight celery workers have 16 jobs, and are
+restarted while they work on the first eight.
+
+Prints the tables of docs/figures.rst. Runs on Linux only; what is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
+
+from harness import BIN, MEMMON, Supervisord, descendants_of, rss_mb, wait_until  # noqa: E402
+
+QUICK_TICKS = str(Path(__file__).parent.parent / 'tests' / 'quick_ticks.py')
+PORT = 18080
+CLIENTS = 8
+BEFORE_SECS, AFTER_SECS = 2, 8
+JOBS = 16
+
+WSGI = '''
+import time
+def app(environ, start_response):
+    time.sleep(0.1)
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [b'ok']
+'''
+
+ASGI = '''
+import asyncio
+async def app(scope, receive, send):
+    if scope['type'] == 'http':
+        await asyncio.sleep(0.1)
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        await send({'type': 'http.response.body', 'body': b'ok'})
+'''
+
+PHP_FPM = '''
+[global]
+error_log = /dev/null
+daemonize = no
+{settings}
+[www]
+user = nobody
+group = nogroup
+listen = {path}/php
+listen.mode = 0666
+pm = static
+pm.max_children = 8
+'''
+
+NGINX = '''
+pid {path}/nginx.pid;
+error_log /dev/null;
+worker_processes 2;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {path}/body; fastcgi_temp_path {path}/fastcgi;
+    proxy_temp_path {path}/proxy; uwsgi_temp_path {path}/uwsgi; scgi_temp_path {path}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            fastcgi_pass unix:{path}/php;
+            fastcgi_param SCRIPT_FILENAME {path}/index.php;
+            fastcgi_param REQUEST_METHOD GET;
+        }}
+    }}
+}}
+'''
+
+CELERY = '''
+import pathlib, time
+from celery import Celery
+app = Celery('tasks', broker='filesystem://')
+for name in ('queue', 'control'):
+    pathlib.Path(name).mkdir(exist_ok=True)
+app.conf.broker_transport_options = {
+    'data_folder_in': 'queue', 'data_folder_out': 'queue', 'control_folder': 'control'}
+@app.task
+def job(number, secs):
+    pathlib.Path(f'begun-{number}').touch()
+    time.sleep(secs)
+    pathlib.Path(f'done-{number}').touch()
+'''
+
+
+class Case(NamedTuple):
+    """What is restarted, and how."""
+
+    program: str   # what is restarted
+    way: str       # as the table shows it
+    settings: str  # of its section, besides the command
+    signal: str    # with which it reloads; empty: it is restarted
+    php: str = ''  # settings of php-fpm
+
+
+WEB_CASES = (
+    Case('gunicorn', 'restart', '', ''),
+    Case('gunicorn', 'reload: ``HUP``', '', 'HUP'),
+    Case('uvicorn', 'restart', '', ''),
+    Case('uvicorn', 'reload: ``HUP``', '', 'HUP'),
+    Case('php-fpm', 'restart', '', ''),
+    Case('php-fpm', 'restart, ``stopsignal=QUIT``', 'stopsignal=QUIT', ''),
+    Case('php-fpm', 'reload: ``USR2``', '', 'USR2'),
+    Case('php-fpm', 'reload: ``USR2``, ``process_control_timeout = 30s``', '', 'USR2',
+         'process_control_timeout = 30s'),
+    Case('nginx', 'restart', '', ''),
+    Case('nginx', 'reload: ``HUP``', '', 'HUP'),
+)
+
+CELERY_CASES = (
+    (3, ''),
+    (3, 'stopwaitsecs=600 killasgroup=true'),
+    (3, 'stopwaitsecs=600 stopasgroup=true killasgroup=true'),
+    (15, ''),
+    (15, 'killasgroup=true'),
+    (15, 'stopwaitsecs=600 killasgroup=true'),
+    (15, 'stopwaitsecs=600 stopasgroup=true killasgroup=true'),
+)
+
+
+def find_php_fpm() -> str:
+    """Return the path of php-fpm, whose name Debian ends with its version; '' if there is none."""
+    return next((found for name in ('php-fpm', 'php-fpm8.4', 'php-fpm8.2', 'php-fpm7.4')
+                 for found in [shutil.which(name)] if found), '')
+
+
+def commands(path: Path) -> dict[str, str]:
+    """Return the command of each program that is installed, in the foreground as it should be."""
+    found = {
+        'gunicorn': (f'{BIN}/gunicorn',
+                     f'--workers 4 --threads 4 --bind 127.0.0.1:{PORT} wsgi:app'),
+        'uvicorn': (f'{BIN}/uvicorn', f'--workers 4 --port {PORT} --log-level error asgi:app'),
+        'celery': (f'{BIN}/celery', '-A tasks worker --concurrency 8 --loglevel error'),
+        'php-fpm': (find_php_fpm(), f'-F -R -y {path}/php-fpm.conf'),
+        'nginx': (shutil.which('nginx') or '', f'-c {path}/nginx.conf -g "daemon off;"'),
+    }
+    return {name: f'{program} {args}' for name, (program, args) in found.items()
+            if os.path.exists(program)}
+
+
+def program(name: str, command: str, settings: str = '') -> str:
+    """Return a section with supervisord's defaults but for the settings."""
+    return f'[program:{name}]\ncommand={command}\n' + '\n'.join(settings.split()) + '\n'
+
+
+def memmon(name: str, on: str = '') -> str:
+    """Return the section of a memmon that finds a program over its limit at once."""
+    return (f'[eventlistener:memmon]\ncommand={MEMMON} -c -p {name}=1MB {on}\nevents=TICK_60\n'
+            'autostart=false\nstderr_logfile=%(here)s/memmon.log\n')
+
+
+def act_once(supervisord: Supervisord, sign: str) -> None:
+    """Let memmon run until its log shows a sign."""
+    supervisord.call('startProcess', 'memmon')
+    wait_for(lambda: sign in supervisord.memmon_log())
+    supervisord.call('stopProcess', 'memmon')
+
+
+def wait_for(is_true: Callable[[], object]) -> None:
+    """Wait until a function returns something that is true."""
+    wait_until(lambda: assert_true(is_true), secs=120)
+
+
+def assert_true(is_true: Callable[[], object]) -> None:
+    assert is_true()
+
+
+class Load:
+    """Clients that ask a server until they are told to end."""
+
+    def __init__(self) -> None:
+        self.answered = self.lost = 0
+        self.is_ending = threading.Event()
+        self.lock = threading.Lock()
+        self.threads = [threading.Thread(target=self.ask) for _ in range(CLIENTS)]
+
+    def ask(self) -> None:
+        while not self.is_ending.is_set():
+            is_answered = answers()
+            with self.lock:
+                self.answered += is_answered
+                self.lost += not is_answered
+            if not is_answered:
+                time.sleep(0.1)
+
+    def run(self, act: Callable[[], None]) -> None:
+        for thread in self.threads:
+            thread.start()
+        try:
+            time.sleep(BEFORE_SECS)
+            act()
+            time.sleep(AFTER_SECS)
+        finally:
+            self.is_ending.set()
+            for thread in self.threads:
+                thread.join()
+
+
+def answers() -> bool:
+    """Tell whether the server answers a request."""
+    connection = http.client.HTTPConnection('127.0.0.1', PORT, timeout=20)
+    try:
+        connection.request('GET', '/')
+        answer = connection.getresponse()
+        return answer.status == 200 and answer.read().strip() == b'ok'
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def write_files(path: Path, php: str) -> None:
+    path.chmod(0o755)
+    (path / 'wsgi.py').write_text(WSGI)
+    (path / 'asgi.py').write_text(ASGI)
+    (path / 'tasks.py').write_text(CELERY)
+    (path / 'index.php').write_text('<?php usleep(100000); echo "ok";')
+    (path / 'php-fpm.conf').write_text(PHP_FPM.format(path=path, settings=php))
+    (path / 'nginx.conf').write_text(NGINX.format(path=path, port=PORT))
+
+
+def lose_requests(case: Case, path: Path) -> tuple[int, int]:
+    """Return how many requests were answered and lost."""
+    write_files(path, case.php)
+    known = commands(path)
+    names = ('php-fpm', 'nginx') if case.program in ('php-fpm', 'nginx') else (case.program,)
+    sections = [program(name, known[name], case.settings if name == case.program else '')
+                for name in names]
+    on = (f"-o 'before=kill -{case.signal} $MEMMON_PID && echo reloaded && exit 75'"
+          if case.signal else '')
+    supervisord = Supervisord(path, '\n'.join([*sections, memmon(case.program, on)]),
+                              wrapper=[sys.executable, QUICK_TICKS])
+    try:
+        supervisord.wait_ready()
+        wait_for(answers)
+        load = Load()
+        sign = 'reloaded' if case.signal else ' restarted '
+        load.run(lambda: act_once(supervisord, sign))
+        return load.answered, load.lost
+    finally:
+        supervisord.end()
+
+
+def lose_jobs(secs: int, settings: str, path: Path) -> tuple[int, float]:
+    """Return how many of the jobs were lost, and how long the restart took in seconds."""
+    write_files(path, '')
+    supervisord = Supervisord(path, program('celery', commands(path)['celery'], settings)
+                              + memmon('celery'), wrapper=[sys.executable, QUICK_TICKS])
+    try:
+        supervisord.wait_ready()
+        pid, = supervisord.wait_up('celery')
+        wait_for(lambda: len(descendants_of(pid)) >= 8 and rss_mb(pid) > 10)
+        subprocess.run([sys.executable, '-c', 'import tasks\n'
+                        f'for number in range({JOBS}): tasks.job.delay(number, {secs})'],
+                       cwd=path, check=True)
+        wait_for(lambda: len(list(path.glob('begun-*'))) >= 8)
+        began = time.monotonic()
+        supervisord.call('startProcess', 'memmon')
+        wait_for(lambda: ' restarted ' in supervisord.memmon_log())
+        took = time.monotonic() - began
+        supervisord.call('stopProcess', 'memmon')
+        last = time.monotonic()
+        done = -1
+        while time.monotonic() < last + secs + 8:  # as long as jobs still end
+            if done != len(list(path.glob('done-*'))):
+                done, last = len(list(path.glob('done-*'))), time.monotonic()
+            if done == JOBS:
+                break
+            time.sleep(0.2)
+        return JOBS - done, took
+    finally:
+        supervisord.end()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0] if __doc__ else '')
+    parser.add_argument('programs', nargs='*', help='gunicorn, uvicorn, php-fpm, nginx, celery')
+    wanted = parser.parse_args().programs
+    known = commands(Path())
+    for case in WEB_CASES:
+        if case.program in known and (not wanted or case.program in wanted):
+            with tempfile.TemporaryDirectory() as directory:
+                answered, lost = lose_requests(case, Path(directory))
+            print(f'{case.program:10}{case.way:56}{lost:6} of {answered + lost}', flush=True)
+    for secs, settings in CELERY_CASES:
+        if 'celery' in known and (not wanted or 'celery' in wanted):
+            with tempfile.TemporaryDirectory() as directory:
+                lost, took = lose_jobs(secs, settings, Path(directory))
+            shown = settings or 'the defaults'
+            print(f'jobs of {secs:2} s, {shown:52}{lost:6} of {JOBS}, in {took:.0f} s', flush=True)
+
+
+if __name__ == '__main__':
+    main()
