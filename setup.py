@@ -22,6 +22,8 @@ setup(
     install_requires=['supervisor>=4.1.0'],
     extras_require={'metrics': ['prometheus_client']},
     entry_points={'console_scripts': ['memmon = memmon:main']},
+    keywords='supervisor supervisord memory leak watchdog rss eventlistener superlance memmon',
+    data_files=[('share/man/man1', ['docs/memmon.1'])],
     classifiers=[
         'Development Status :: 5 - Production/Stable',
         'Environment :: No Input/Output (Daemon)',
@@ -37,6 +39,7 @@ setup(
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
         'Programming Language :: Python :: 3.13',
+        'Programming Language :: Python :: 3.14',
         'Topic :: System :: Monitoring',
         'Topic :: System :: Systems Administration',
     ],
