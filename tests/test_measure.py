@@ -1,142 +1,359 @@
-"""Measuring below a real supervisord: ps, what takes its place, and when supervisord is asked."""
+"""What processes use: read, added up, and what of it counts, for real programs as well."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
+from typing import Iterator, Sequence
 
 import pytest
-from harness import (LIMIT, MEMMON, StartListener, StartSupervisord, in_pid_namespace,
-                     memmon_section, run, section)
-from rpc import StartFakeServer
+from harness import (BIG_MB, LIMIT, PROGRAM, StartListener, StartSupervisord, Supervisord,
+                     children_of, rss_mb, section, wait_until)
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import KB, MB
 
-needs_proc = pytest.mark.skipif(not os.path.exists('/proc/self/stat'),
+import memmon
+from memmon import MEASURES, PROC_FILES, ProcessTable
+
+ME = os.getpid()
+NOBODY = 2 ** 22 + 1  # more than any pid of Linux
+
+needs_proc = pytest.mark.skipif(not os.path.exists('/proc/self/statm'),
                                 reason='needs the /proc of Linux')
-needs_busybox = pytest.mark.skipif(
-    not shutil.which('busybox'), reason="needs BusyBox, from Debian's package of this name")
+needs_rollup = pytest.mark.skipif(not os.path.exists('/proc/self/smaps_rollup'),
+                                  reason='needs the /proc/PID/smaps_rollup of Linux')
 
 
-def fake_ps(path: Path, script: str) -> dict[str, str]:
-    """Return a PATH on which ps is a shell script; without a script there is no ps."""
-    path = path / 'bin'
-    path.mkdir()
-    for tool in ('sh', 'sleep', 'busybox'):
-        if shutil.which(tool):
-            (path / tool).symlink_to(shutil.which(tool) or '')
-    if script:
-        (path / 'ps').write_text(f'#!/bin/sh\n{script}\n')
-        (path / 'ps').chmod(0o755)
-    return {'PATH': str(path)}
+# The table that ps prints.
+
+def test_rss_of_ps_is_in_kilobytes() -> None:
+    assert memmon.parse_ps(b'    1     0  9172\n%7d 1 10\n' % ME).rows == {
+        1: (0, 9172 * KB), ME: (1, 10 * KB)}
+
+
+@pytest.mark.parametrize('output, error', [
+    (b'', 'the output of ps is incomplete'),
+    (b'\n', "ps printed b''"),
+    (b'1 0 9172\n', 'the output of ps is incomplete'),  # without the process that reads it
+    (b'ME 1 10', 'the output of ps is incomplete'),     # the last line may have been cut
+    (b'ME 1 10\n12 1\n', "ps printed b'12 1'"),
+    (b'ME 1 10\n12 1 60m\n', "ps printed b'12 1 60m'"),  # BusyBox
+    (b'ME 1 10\n12 1 -5\n', "ps printed b'12 1 -5'"),
+    (b'ME 1 10\n12 1 5 5\n', "ps printed b'12 1 5 5'"),
+    (b'PID PPID RSS\nME 1 10\n', "ps printed b'PID PPID RSS'"),
+    (b'ME 1 10\n12 1 \xc2\xb2\n', r"ps printed b'12 1 \xc2\xb2'"),
+    (b'ME 1 10\n12 1 ' + b'9' * 5000 + b'\n', "ps printed b'12 1 " + '9' * 55 + "'"),
+    (b'ps: unrecognized option: A\n', "ps printed b'ps: unrecognized option: A'"),
+])
+def test_table_of_ps_is_taken_whole_or_not_at_all(output: bytes, error: str) -> None:
+    with pytest.raises(memmon.MeasureError) as raised:
+        memmon.parse_ps(output.replace(b'ME', str(ME).encode()))
+    assert str(raised.value) == error
+
+
+@given(st.one_of(st.binary(), st.from_regex(rb'([ 0-9]{0,9}\n?){0,9}', fullmatch=True)))
+def test_output_of_ps_raises_nothing_but_its_own_error(output: bytes) -> None:
+    try:
+        table = memmon.parse_ps(output)
+    except memmon.MeasureError:
+        return
+    assert ME in table.rows
+
+
+PIDS = st.integers(0, 2 ** 22)
+
+
+@given(st.dictionaries(PIDS, st.tuples(PIDS, st.integers(0, 2 ** 40))), st.data())
+def test_output_of_ps_that_was_cut_is_no_table(processes: dict[int, tuple[int, int]],
+                                               data: st.DataObject) -> None:
+    processes = {ME: (1, 5), **processes}
+    output = b''.join(b'%5d %5d %6d\n' % (pid, *row) for pid, row in processes.items())
+    whole = {pid: (ppid, rss * KB) for pid, (ppid, rss) in processes.items()}
+    assert memmon.parse_ps(output).rows == whole
+    cut = output[:data.draw(st.integers(0, len(output)))]
+    try:
+        rows = memmon.parse_ps(cut).rows
+    except memmon.MeasureError:
+        return
+    assert cut.count(b'\n') == len(rows) and rows.items() <= whole.items() and ME in rows
+
+
+# The same from /proc.
+
+@pytest.fixture
+def child() -> Iterator[int]:
+    """The pid of a child that uses more than 55 MB."""
+    with subprocess.Popen([sys.executable, '-S', PROGRAM]) as process:
+        wait_until(lambda: rss_mb(process.pid) > BIG_MB)
+        yield process.pid
+        process.kill()
 
 
 @needs_proc
-@pytest.mark.parametrize('script, why', [
-    ('', 'ps is not in PATH'),
-    ('echo usage: ps >&2; exit 1', 'exit status 1'),
-    ('echo what is this', "ps printed b'what is this'"),
-    ('echo 1 2 3; kill -9 $$', 'killed by signal 9'),
-    ('echo 1 2 3', 'the output of ps is incomplete'),
-    ('sleep 1000', 'not done after 10 seconds, so killed'),
-    pytest.param('exec busybox ps "$@"', '', marks=needs_busybox),
+def test_ps_and_the_files_of_proc_agree(child: int) -> None:
+    table = memmon.read_process_table()
+    assert isinstance(table, ProcessTable)
+    for processes in (table, PROC_FILES):
+        assert child in processes.children(ME)
+        assert processes.rss(child) == pytest.approx(table.rss(child), rel=0.1)
+        assert 55 * MB < (processes.rss(child) or 0) < 120 * MB
+
+
+@needs_proc
+def test_children_of_each_thread_are_found() -> None:
+    """As of a program that starts its workers from threads."""
+    started: list[subprocess.Popen[bytes]] = []
+    has_started, is_over = threading.Event(), threading.Event()
+
+    def start() -> None:
+        started.append(subprocess.Popen(['sleep', '60']))
+        has_started.set()
+        is_over.wait()
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    assert has_started.wait(30)
+    with subprocess.Popen(['sleep', '60']) as other:
+        try:
+            pids = {started[0].pid, other.pid}
+            assert pids <= set(PROC_FILES.children(ME))
+            assert pids <= set(memmon.tree(PROC_FILES, ME))
+        finally:
+            is_over.set()
+            thread.join()
+            for process in (*started, other):
+                process.kill()
+                process.wait()
+
+
+@needs_proc
+def test_process_that_has_ended_is_unknown() -> None:
+    assert PROC_FILES.rss(NOBODY) is None
+    with pytest.raises(FileNotFoundError):
+        PROC_FILES.children(NOBODY)
+    assert memmon.tree(PROC_FILES, NOBODY) == [NOBODY]
+    for processes in (PROC_FILES, ProcessTable({1: (0, 5)})):
+        assert memmon.measure_bound(processes, [NOBODY], False) is None
+
+
+@pytest.mark.parametrize('error', [ProcessLookupError(), FileNotFoundError(), PermissionError()])
+@pytest.mark.parametrize('function', ['open', 'read'])
+def test_process_that_ends_or_is_hidden_while_it_is_read_is_unknown(
+        function: str, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hidepid=1 shows the directory and refuses the file."""
+    def fail(*_: object) -> None:
+        raise error
+    monkeypatch.setattr(os, function, fail)
+    assert PROC_FILES.rss(ME) is None
+
+
+@needs_proc
+def test_zombie_uses_nothing_and_is_no_run() -> None:
+    with subprocess.Popen(['true'], stdout=subprocess.PIPE) as zombie:
+        assert zombie.stdout and zombie.stdout.read() == b''
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        assert PROC_FILES.rss(zombie.pid) == 0
+        assert memmon.read_stat(zombie.pid) is None
+
+
+@needs_proc
+def test_name_with_parentheses_hides_neither_start_nor_group(tmp_path: Path) -> None:
+    script = tmp_path / 'a) S (b'
+    script.write_text('#!/bin/sh\nread line\n')
+    script.chmod(0o755)
+    processes = [subprocess.Popen([str(script)], stdin=subprocess.PIPE, start_new_session=True)
+                 for _ in range(2)]
+    for process in processes:
+        with process:
+            run = memmon.read_stat(process.pid)
+            assert run and run.group == process.pid
+            assert run.start == pytest.approx(
+                (time.clock_gettime(time.CLOCK_BOOTTIME)) * os.sysconf('SC_CLK_TCK'), abs=3000)
+            process.kill()
+
+
+@needs_proc
+def test_proc_takes_the_place_of_ps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for missing in ('/nonexistent/ps', None):
+        monkeypatch.setattr(memmon, 'PS', missing)
+        assert memmon.read_process_table() is PROC_FILES
+
+    def fail(*_: object) -> None:
+        raise FileNotFoundError
+    monkeypatch.setattr(PROC_FILES, 'children', fail)
+    with pytest.raises(memmon.MeasureError) as error:
+        memmon.read_process_table()
+    assert str(error.value).startswith(
+        'no process table from ps (ps is not in PATH), nor from /proc (')
+
+
+# Trees.
+
+def family(*rows: tuple[int, int, int]) -> ProcessTable:
+    """Return a table of pids, ppids and RSS."""
+    return ProcessTable({pid: (ppid, rss) for pid, ppid, rss in rows})
+
+
+FAMILY = family((1, 0, 1), (2, 1, 10), (3, 2, 100), (4, 3, 1000), (5, 1, 10000), (6, 2, 100000))
+OWN_PARENT = family((1, 1, 5), (2, 1, 7))
+RING = family((1, 3, 1), (2, 1, 2), (3, 2, 4), (4, 2, 8))
+CHAIN = family(*((pid, pid - 1, 1) for pid in range(1, 10001)))
+
+
+def rss_of(processes: memmon.Processes, pids: Sequence[int]) -> int | None:
+    bound = memmon.measure_bound(processes, pids, False)
+    return bound[0] if bound else None
+
+
+@pytest.mark.parametrize('table, root, pids, rss', [
+    (FAMILY, 1, [1, 2, 3, 4, 5, 6], 111111),
+    (FAMILY, 2, [2, 3, 4, 6], 101110),
+    (FAMILY, 4, [4], 1000),
+    (FAMILY, 9, [9], None),
+    (OWN_PARENT, 1, [1, 2], 12),
+    (RING, 1, [1, 2, 3, 4], 15),
+    (RING, 2, [1, 2, 3, 4], 15),
+    (RING, 4, [4], 8),
+    (family((2, 1, 0), (3, 2, 5)), 2, [2, 3], 5),
+    (CHAIN, 1, list(range(1, 10001)), 10000),
 ])
-def test_proc_takes_the_place_of_ps(
-        script: str, why: str, tmp_path: Path, start_supervisord: StartSupervisord,
-        start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('big', '--once', 'big') + section('small', '--mb', '1'))
-    big, = supervisord.wait_big('big')
-    small, = supervisord.wait_up('small')
-    listener = start_listener(supervisord, '-v', '-a', LIMIT, **fake_ps(tmp_path, script))
+def test_tree_is_a_process_and_all_below(
+        table: ProcessTable, root: int, pids: list[int], rss: int | None) -> None:
+    seen = memmon.tree(table, root)
+    assert seen[0] == root and sorted(seen) == pids
+    assert rss_of(table, seen) == rss
+
+
+ROWS = st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 9), st.integers(0, 99)),
+                       min_size=1)
+
+
+@given(ROWS, st.data())
+def test_tree_is_between_the_process_and_all(rows: dict[int, tuple[int, int]],
+                                             data: st.DataObject) -> None:
+    root = data.draw(st.sampled_from(sorted(rows)))
+    table = ProcessTable(rows)
+    pids = memmon.tree(table, root)
+    assert len(set(pids)) == len(pids) and set(pids) <= set(rows)
+    rss = rss_of(table, pids)
+    assert rss is not None and rows[root][1] <= rss <= sum(row[1] for row in rows.values())
+
+
+@pytest.mark.parametrize('error', [ProcessLookupError, FileNotFoundError, PermissionError])
+def test_process_that_ends_meanwhile_does_not_stop_the_count(error: type[OSError]) -> None:
+    class Vanishing(ProcessTable):
+        def children(self, pid: int) -> list[int]:
+            if pid == 3:
+                raise error
+            return super().children(pid)
+    assert sorted(memmon.tree(Vanishing(FAMILY.rows), 1)) == [1, 2, 3, 5, 6]
+
+
+@pytest.mark.parametrize('supervisord_pid, pids', [
+    (40, [50]),          # the parent
+    (30, [40]),          # above a shell
+    (20, [30]),
+])
+def test_itself_is_what_runs_below_supervisord_and_holds_memmon(
+        supervisord_pid: int, pids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    table = family((50, 40, 0), (51, 50, 0), (40, 30, 0), (41, 30, 0), (30, 20, 0), (20, 1, 0),
+                   (1, 0, 0))
+    monkeypatch.setattr('os.getpid', lambda: 50)
+    monkeypatch.setattr('os.getppid', lambda: 40)
+    monkeypatch.setattr(memmon, 'read_process_table', lambda: table)
+    assert memmon.find_itself(supervisord_pid) == frozenset(pids)
+
+
+def test_wrapper_is_what_is_small_with_large_descendants() -> None:
+    process = memmon.Process('web', 'web', 2, 1, 0, 9, 20, 'RUNNING', '', 0)
+    for own, below, said in [(1, 60, True), (60, 59, False), (60, 61, True), (1, 4, False)]:
+        table = family((2, 1, own * MB), (3, 2, below * MB))
+        sentence = memmon.look_below(table, process)
+        assert bool(sentence) == said and 'killasgroup=true' in sentence + 'killasgroup=true'
+
+
+# What counts: RSS, PSS, private.
+
+@needs_rollup
+def test_what_may_not_be_read_counts_with_its_rss_and_what_has_gone_with_nothing(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(pid: int, fields: Sequence[str]) -> int | None:
+        if pid == 2:
+            raise ProcessLookupError
+        if pid == 3:
+            raise PermissionError
+        return None if pid == 4 else 1
+    monkeypatch.setattr(memmon, 'read_rollup', fake)
+    assert memmon.measure_exactly(FAMILY, [1, 2, 3, 4], MEASURES['pss']) == (1101, (3, 4))
+
+
+@needs_rollup
+def test_sum_of_fields_is_none_if_the_kernel_lacks_one() -> None:
+    pss = memmon.read_rollup(ME, ['Pss'])
+    assert pss and 0 < pss <= (PROC_FILES.rss(ME) or 0) * 1.1
+    assert memmon.read_rollup(ME, ['Pss', 'Pss_Missing']) is None
+
+
+def verdicts(supervisord: Supervisord, start_listener: StartListener, *args: str) -> set[str]:
+    """Return the programs that memmon would restart with some options."""
+    listener = start_listener(supervisord, '--dry-run', *args)
     listener.send()
-    supervisord.wait_new_pid('big', big)
-    assert f'DEBUG memmon: no process table from ps ({why}' in listener.log()
-    assert 'usage: ps' not in listener.log()
-    assert supervisord.pid('small') == small
+    found = {line.split()[4].rstrip(':') for line in listener.messages()
+             if line.startswith('INFO memmon: would restart ')}
+    listener.end()
+    return found
 
 
-def test_memmon_may_be_started_through_a_shell(start_supervisord: StartSupervisord) -> None:
+@needs_rollup
+def test_measures_of_a_prefork_server_and_of_a_mapped_file(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    """RSS counts shared and file pages, PSS shared ones once, private no file pages."""
+    settings = {'stopasgroup': 'true', 'killasgroup': 'true'}
     supervisord = start_supervisord(
-        section('big', '--once', 'big')
-        + memmon_section(command=f'sh -c "{MEMMON} -a {LIMIT}; exit 1"', stopasgroup='true'))
-    pid, = supervisord.wait_big('big')
-    supervisord.start_memmon()
-    supervisord.wait_new_pid('big', pid)
-    assert supervisord.spawned('big') == 2
+        section('prefork', '--mb', '60', '--children', '4', **settings)
+        + section('mapped', '--mb', '1', '--map', '100') + section('calm', '--mb', '1'))
+    pid, = supervisord.wait_big('prefork')
+    wait_until(lambda: len(children_of(pid)) == 4)
+    supervisord.wait_big('mapped', mb=100)
+    for args, over in [
+            (['-a', '90MB'], {'mapped:mapped'}),
+            (['-a', '90MB', '-k', 'pss'], {'mapped:mapped'}),
+            (['-a', '90MB', '-k', 'private'], set()),
+            (['-a', '200MB', '-c'], {'prefork:prefork'}),
+            (['-a', '200MB', '-c', '-k', 'pss'], set()),
+            (['-a', '55MB', '-c', '-k', 'private'], {'prefork:prefork'})]:
+        assert verdicts(supervisord, start_listener, *args) == over, args
 
 
-def test_program_started_after_the_first_tick_is_watched(
+@needs_rollup
+def test_total_counts_shared_memory_once(
         start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('small', '--mb', '1')
-                                    + section('late', '--once', 'late', autostart='false'))
-    supervisord.wait_up('small')
-    listener = start_listener(supervisord, '-a', LIMIT)
-    listener.send()
-    supervisord.call('startProcess', 'late')
-    pid, = supervisord.wait_big('late')
-    listener.send()
-    supervisord.wait_new_pid('late', pid)
+    settings = {'stopasgroup': 'true', 'killasgroup': 'true'}
+    supervisord = start_supervisord(
+        section('prefork', '--mb', '60', '--children', '4', **settings)
+        + section('small', '--mb', '1'))
+    pid, = supervisord.wait_big('prefork')
+    wait_until(lambda: len(children_of(pid)) == 4)
+    assert verdicts(supervisord, start_listener, '-t', '200MB') == set()
+    assert verdicts(supervisord, start_listener, '-t', '60MB') == {'prefork:prefork'}
 
 
-def test_program_restarted_between_two_ticks_is_watched(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('big', '--when', 'grow', autorestart='true'))
-    first, = supervisord.wait_up('big')
-    listener = start_listener(supervisord, '-a', LIMIT)
+@needs_proc
+@pytest.mark.parametrize('source', ['proc', 'ps'])
+def test_restart_with_and_without_c(
+        source: str, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    """Memory of a child counts only with -c."""
+    supervisord = start_supervisord(section('parent', '--child', '--once', 'once',
+                                            stopasgroup='true'))
+    pid, = supervisord.wait_up('parent')
+    wait_until(lambda: any(rss_mb(child) > BIG_MB for child in children_of(pid)))
+    env = {'PATH': '/nonexistent'} if source == 'proc' else {}
+    assert verdicts(supervisord, start_listener, '-a', LIMIT) == set()
+    listener = start_listener(supervisord, '-c', '-a', LIMIT, **env)
     listener.send()
-    os.kill(first, signal.SIGKILL)
-    second = supervisord.wait_new_pid('big', first)
-    (tmp_path / 'grow').touch()
-    supervisord.wait_big('big')
-    listener.send()
-    supervisord.wait_new_pid('big', second)
-
-
-def test_steady_tick_asks_supervisord_nothing(
-        start_supervisord: StartSupervisord, start_listener: StartListener,
-        start_fake_server: StartFakeServer) -> None:
-    supervisord = start_supervisord(section('a', '--mb', '1') + section('b', '--mb', '1'))
-    supervisord.wait_up('a', 'b')
-    server = start_fake_server(behind=supervisord.env)
-    listener = start_listener(server, '-v', '-a', LIMIT)
-    listener.send()
-    calls = len(server.calls)
-    for _ in range(5):
-        listener.send()
-    assert server.methods()[calls:] == []
-    assert listener.log().count('DEBUG memmon: a:a: RSS ') == 6
-    supervisord.call('stopProcess', 'b')
-    listener.send()
-    assert server.methods()[calls:] == ['supervisor.getAllProcessInfo']
-
-
-@pytest.mark.skipif(not shutil.which('prlimit'), reason='needs prlimit, from util-linux')
-def test_neither_ps_nor_proc_loses_the_tick(
-        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    """A limit of open files keeps memmon from both."""
-    supervisord = start_supervisord(section('big', '--once', 'big'))
-    pid, = supervisord.wait_big('big')
-    listener = start_listener(supervisord, '-a', LIMIT)
-    listener.send('PROCESS_LOG')
-    assert run('prlimit', '--pid', str(listener.pid), '--nofile=3:4096').status == 0
-    listener.send()
-    assert listener.messages()[-1].startswith(
-        'ERROR memmon: nothing checked at this tick: no process table from ps ')
-    assert supervisord.pid('big') == pid
-    assert run('prlimit', '--pid', str(listener.pid), '--nofile=4096:4096').status == 0
-    listener.send()
-    supervisord.wait_new_pid('big', pid)
-
-
-def test_processes_of_another_pid_namespace_are_reported_and_never_measured(
-        start_supervisord: StartSupervisord, start_listener: StartListener,
-        pid_namespaces: None) -> None:
-    supervisord = start_supervisord(section('big'))
-    pid, = supervisord.wait_big('big')
-    listener = start_listener(supervisord, '-a', LIMIT, wrapper=in_pid_namespace())
-    for _ in range(3):
-        listener.send()
-    warnings = [line for line in listener.messages() if 'WARNING' in line]
-    assert len(warnings) == 1 and warnings[0].startswith(
-        f'WARNING memmon: cannot measure big:big (pid {pid}): ')
-    assert supervisord.spawned('big') == 1
+    supervisord.wait_new_pid('parent', pid)

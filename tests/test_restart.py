@@ -2,230 +2,300 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import signal
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness import (HOG, LIMIT, PASSWORD, UNIX_SERVER, GroupWatch, Mailbox, StartListener,
-                     StartSupervisord, assert_equal, assert_in, group_section, is_running,
-                     memmon_section, pool_section, processes_in, section, wait_until)
-from rpc import StartFakeServer, lose, silence
+from fake_server import StartFakeServer, lose
+from harness import (BIG_MB, LIMIT, MEMMON, TINY, Listener, Mailbox, StartListener,
+                     StartSupervisord, Supervisord, children_of, group_section, is_running, kill,
+                     memmon_section, pool_section, processes_in, program, rss_mb, section, sleeper,
+                     wait_until)
+from supervisor.states import ProcessStates
 
-SOCKET_AWAY = ('ERROR memmon: nothing checked at this tick: no such socket: {url}; is supervisord '
-               'running, with a [unix_http_server] section?')
-REFUSED = ('ERROR memmon: nothing checked at this tick: supervisord at {url} refused the user name '
-           "or password: set SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in memmon's environment "
-           'to those of its HTTP server')
+import memmon
+
+needs_proc = pytest.mark.skipif(not os.path.exists('/proc/self/stat'),
+                                reason='needs the /proc of Linux')
 
 
-# Side by side, and one after the other.
+# One process.
 
-def test_slow_stop_holds_up_neither_ticks_nor_others(start_supervisord: StartSupervisord,
-                                                     start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('slow', '--stop-secs', '7', '--once', 'slow')
-                                    + section('quick', '--once', 'quick'))
-    slow, quick = supervisord.wait_big('slow', 'quick')
-    listener = start_listener(supervisord, '-a', LIMIT)
-    assert listener.send() < 5
-    supervisord.wait_new_pid('quick', quick)
-    supervisord.assert_state('slow', 'STOPPING')
-    assert listener.send() < 5
-    supervisord.assert_state('slow', 'STOPPING')
-    supervisord.wait_new_pid('slow', slow)
-    listener.wait_log('restarted slow:slow: ')
+def test_restart_is_logged_and_mailed_with_pids_and_memory(
+        mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big', '--once', 'big'))
+    old, = supervisord.wait_big('big')
+    listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args)
+    listener.send()
+    new = supervisord.wait_new_pid('big', old)
+    mail = mailbox.wait_subject('memmon: process big:big restarted')
+    line, = [line for line in listener.messages() if ' restarted big:big: ' in line]
+    assert line.startswith('INFO memmon: restarted big:big: RSS ')
+    assert 'MB is over 40MB (-a 40MB), uptime 0:00:' in line
+    assert f'; pid {old} -> {new}, RSS ' in line
+    for row in (f'old pid:  {old}', f'new pid:  {new}', 'limit:    40MB', 'set by:   -a 40MB'):
+        assert f'\n{row}\n' in mail
+    assert mail.endswith(f'\nreason:   {line[len("INFO memmon: "):]}\n')
+    listener.wait_idle()
     listener.send()
     listener.wait_idle()
-    assert (supervisord.spawned('slow'), supervisord.spawned('quick')) == (2, 2)
+    mailbox.assert_mails(1)
+    assert supervisord.spawned('big') == 2
 
 
-def test_group_never_has_two_members_down(start_supervisord: StartSupervisord,
-                                          start_listener: StartListener) -> None:
-    names = [f'pool:pool_{i:02}' for i in range(3)]
-    supervisord = start_supervisord(pool_section('pool', 3, '--stop-secs', '0.5', startsecs=1))
-    pids = supervisord.wait_big(*names)
-    with GroupWatch(supervisord, 'pool'):
-        start_listener(supervisord, '-g', f'pool={LIMIT}').send()
-        for name, pid in zip(names, pids):
-            supervisord.wait_new_pid(name, pid)
+def test_slow_stop_holds_up_neither_ticks_nor_others_and_is_reported(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    names = [f'{letter}-quick' for letter in 'bcdefghijklmno']  # more than there are workers
+    supervisord = start_supervisord(
+        section('a-slow', '--holds', 'go') + ''.join(map(sleeper, names)))
+    supervisord.wait_big('a-slow')
+    supervisord.wait_up(*names)
+    listener = start_listener(supervisord, '-a', TINY)
+    listener.send()
+    for name in names:
+        listener.wait_log(f' restarted {name}:{name}: ')
+    listener.send()
+    assert supervisord.state('a-slow') == 'STOPPING'
+    listener.wait_log('WARNING memmon: a-slow:a-slow is not down 10 seconds after the stop; see '
+                      'stopwaitsecs in its section')
+    (tmp_path / 'go').touch()
+    listener.wait_log(' restarted a-slow:a-slow: ')
+    listener.wait_idle()
+    assert {supervisord.spawned(name) for name in [*names, 'a-slow']} == {2}
 
 
-def test_groups_are_down_at_the_same_time(start_supervisord: StartSupervisord,
-                                          start_listener: StartListener) -> None:
-    names = [f'p{i}' for i in range(8)]
+def test_eight_pools_are_down_at_the_same_time(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    names = [f'{letter}' * 3 for letter in 'abcdefgh']
     supervisord = start_supervisord(''.join(
-        section(name, '--stop-secs', '4', '--once', name) for name in names))
-    pids = supervisord.wait_big(*names)
-    start_listener(supervisord, '-a', LIMIT).send()
-    wait_until(lambda: assert_equal(set(supervisord.states().values()), {'STOPPING'}))
-    for name, pid in zip(names, pids):
-        supervisord.wait_new_pid(name, pid)
-
-
-def test_every_one_of_20_groups_is_restarted_once(start_supervisord: StartSupervisord,
-                                                  start_listener: StartListener) -> None:
-    names = [f'p{i:02}' for i in range(20)]
-    supervisord = start_supervisord(''.join(
-        section(name, command='sleep 1000') for name in names))
-    pids = supervisord.wait_up(*names)
-    listener = start_listener(supervisord, '-a', '100KB')
+        section(name, '--mb', '0', '--holds', 'go') for name in names))
+    supervisord.wait_up(*names)
+    listener = start_listener(supervisord, '-a', TINY)
     listener.send()
-    for name, pid in zip(names, pids):
-        supervisord.wait_new_pid(name, pid)
+    wait_until(lambda: all_are(supervisord, 'STOPPING'))
+    (tmp_path / 'go').touch()
     listener.wait_idle()
-    assert [supervisord.spawned(name) for name in names] == [2] * 20
+    all_are(supervisord, 'RUNNING')
+    assert [supervisord.spawned(name) for name in names] == [2] * 8
 
 
-# Who stopped it, starts it.
+def all_are(supervisord: Supervisord, state: str) -> None:
+    states = supervisord.states()
+    assert set(states.values()) == {state}, states
 
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGKILL])
-def test_worker_outlives_memmon(signum: int, start_supervisord: StartSupervisord,
-                                start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('slow', '--stop-secs', '2', '--once', 'slow'))
-    pid, = supervisord.wait_big('slow')
+
+def test_stop_that_ends_in_sigkill_is_told(
+        mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('deaf', '--ignore-term', stopwaitsecs=2))
+    supervisord.wait_big('deaf')
+    listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args)
+    listener.send()
+    listener.wait_log('; killed after stopwaitsecs=2')
+    assert 'killed after stopwaitsecs=2' in mailbox.wait_subject(
+        'memmon: process deaf:deaf restarted')
+
+
+def test_successor_that_ends_with_an_expected_status_is_no_failure(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    """As a queue worker that has nothing to do."""
+    supervisord = start_supervisord(section(
+        'queue', command=f'sh -c "test ! -e once || exit 0; touch once; exec {program()}"',
+        autorestart='unexpected'))
+    supervisord.wait_big('queue')
     listener = start_listener(supervisord, '-a', LIMIT)
     listener.send()
-    supervisord.wait_state('slow', 'STOPPING')
-    listener.process.send_signal(signum)
-    listener.wait_end()
-    supervisord.wait_new_pid('slow', pid)
-    listener.wait_log('restarted slow:slow: ')
-    assert supervisord.spawned('slow') == 2
-
-
-def test_listener_starts_what_a_killed_worker_stopped(start_supervisord: StartSupervisord,
-                                                      start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('slow', '--stop-secs', '2', '--once', 'slow'))
-    pid, = supervisord.wait_big('slow')
-    listener = start_listener(supervisord, '-a', LIMIT)
-    listener.send()
-    supervisord.wait_state('slow', 'STOPPING')
-    worker, = listener.workers()
-    os.kill(worker, signal.SIGKILL)
-    listener.send()
-    listener.send()
-    supervisord.wait_new_pid('slow', pid)
-    listener.wait_log('restarted slow:slow: ')
-    assert supervisord.spawned('slow') == 2
-
-
-# The second waits for its turn while the first takes its time: time for the test to do something.
-SLOW_BEFORE_QUICK = (section('a-slow', '--stop-secs', '4') + section('b-quick')
-                     + group_section('pool', 'a-slow', 'b-quick'))
-
-
-def test_killed_worker_owes_nothing_that_it_had_not_stopped(start_supervisord: StartSupervisord,
-                                                            start_listener: StartListener) -> None:
-    supervisord = start_supervisord(SLOW_BEFORE_QUICK)
-    slow, _ = supervisord.wait_big('pool:a-slow', 'pool:b-quick')
-    listener = start_listener(supervisord, '-a', LIMIT)
-    listener.send()
-    supervisord.wait_state('pool:a-slow', 'STOPPING')
-    worker, = listener.workers()
-    os.kill(worker, signal.SIGKILL)
-    supervisord.call('stopProcess', 'pool:b-quick')
-    listener.send()
-    supervisord.wait_new_pid('pool:a-slow', slow)
-    listener.wait_log('restarted pool:a-slow: ')
+    listener.wait_log(' restarted queue:queue: ')
     listener.wait_idle()
+    assert [line for line in listener.messages() if line.startswith(('ERROR', 'WARN'))] == []
+
+
+def test_restart_in_vain_is_said_once_and_not_repeated(
+        tmp_path: Path, mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    """A program that loads: one second after its start it is small."""
+    supervisord = start_supervisord(section('loads', '--after', '2'))
+    supervisord.wait_big('loads')
+    listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args)
+    listener.send()
+    mailbox.wait_subject('memmon: process loads:loads restarted')
+    supervisord.wait_big('loads')
+    for _ in range(3):
+        listener.send()
+        listener.wait_idle()
+    line, = [line for line in listener.messages() if ' limit too low loads:loads: ' in line]
+    assert line.startswith('WARNING memmon: ')
+    mailbox.wait_subject('memmon: limit of process loads:loads is too low')
+    assert supervisord.spawned('loads') == 2
+
+
+def test_hard_size_restarts_what_was_in_vain(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    (tmp_path / 'mb').write_text('60')
+    supervisord = start_supervisord(section('big', '--file', 'mb'))
+    supervisord.wait_big('big')
+    listener = start_listener(supervisord, '-a', f'{LIMIT}..100MB')
+    listener.send()
+    listener.wait_log(' restarted big:big: ')
+    supervisord.wait_big('big')
     listener.send()
     listener.wait_idle()
-    supervisord.assert_state('pool:b-quick', 'STOPPED')
+    assert supervisord.spawned('big') == 2
+    (tmp_path / 'mb').write_text('110')
+    supervisord.wait_big('big', mb=105)
+    listener.send()
+    listener.wait_log(' restarted big:big: ', 2)
+    assert f'is over 100MB (-a {LIMIT}..100MB)' in listener.log()
 
 
-def test_program_whose_command_comes_back_is_started(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener,
-        mailbox: Mailbox) -> None:
+# Whole trees.
+
+def big_child(pid: int) -> int:
+    """Return the child that has taken its memory."""
+    big = [child for child in children_of(pid) if rss_mb(child) > BIG_MB]
+    assert big, f'no child of {pid} has taken its memory'
+    return big[0]
+
+
+@needs_proc
+@pytest.mark.parametrize('args, settings, how', [
+    ([], {}, 'ended by memmon'),
+    (['--ignore-term'], {'stopwaitsecs': 2}, 'ended by memmon'),
+    (['--own-group'], {}, 'still alive'),
+    ([], {'stopasgroup': 'true', 'killasgroup': 'true'}, ''),
+    ([], {'stopasgroup': 'true'}, ''),
+])
+def test_child_that_outlives_the_stop(
+        args: list[str], settings: dict[str, str], how: str, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(
+        section('tree', '--child', '--once', 'once', *args, **settings))
+    old, = supervisord.wait_up('tree')
+    child = wait_until(lambda: big_child(old))
+    try:
+        listener = start_listener(supervisord, '-c', '-a', LIMIT)
+        listener.send()
+        new = supervisord.wait_new_pid('tree', old)
+        assert is_running(child) == (how == 'still alive')
+        listener.wait_log(' restarted tree:tree: RSS with descendants: ')
+        line, = [line for line in listener.messages() if ' restarted ' in line]
+        assert f'; pid {old} -> {new}, ' in line
+        assert (f'still alive after the stop: pid {child}' in line) == (how == 'still alive')
+        warnings = [line for line in listener.messages() if line.startswith('WARNING')]
+        assert warnings == [
+            f'WARNING memmon: tree:tree: pid {child} outlived its stop and is ended by memmon; put '
+            'stopasgroup=true and killasgroup=true into its section, or killasgroup=true alone '
+            'where it stops its workers itself'] * (how == 'ended by memmon')
+    finally:
+        kill(child)
+
+
+@needs_proc
+def test_shell_wrapper_leaves_no_orphan_at_any_restart(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    command = f'sh -c "{program()}; true"'
+    supervisord = start_supervisord(section('web', command=command))
+    for _ in range(3):
+        pid, = supervisord.wait_up('web')
+        child = wait_until(lambda: big_child(pid))
+        listener = start_listener(supervisord, '-c', '-a', LIMIT)
+        listener.send()
+        supervisord.wait_new_pid('web', pid)
+        assert not is_running(child)
+        listener.wait_idle()
+        listener.end()
+    copies = [line for line in processes_in(supervisord.path).values()
+              if 'program.py' in line and not line.startswith('sh ')]
+    assert len(copies) == 1, copies
+
+
+@needs_proc
+def test_wrapper_without_c_is_told_once_which_settings_to_add(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('web', '--child'))
+    pid, = supervisord.wait_up('web')
+    child = wait_until(lambda: big_child(pid))
+    try:
+        wait_until(lambda: assert_older(supervisord, 'web', 10))
+        listener = start_listener(supervisord, '-a', LIMIT)
+        for _ in range(3):
+            listener.send()
+        line, = [line for line in listener.messages() if 'add -c' in line]
+        assert 'stopasgroup=true and killasgroup=true' in line
+        assert is_running(child) and supervisord.pid('web') == pid
+    finally:
+        kill(child)
+
+
+def assert_older(supervisord: Supervisord, name: str, secs: int) -> None:
+    info = supervisord.info(name)
+    assert info['now'] - info['start'] > secs, info
+
+
+# When the start or the stop fails.
+
+def test_program_whose_command_is_missing_comes_back_without_a_tick(
+        tmp_path: Path, mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
     command = tmp_path / 'command'
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} {HOG} "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {program("--once", "once")}\n')
     command.chmod(0o755)
-    supervisord = start_supervisord(section('gone', command=f'{command} --once gone')
-                                    + section('next', '--once', 'next'))
-    gone, _ = supervisord.wait_big('gone', 'next')
-    listener = start_listener(supervisord, '-p', f'gone={LIMIT}', *mailbox.args)
-    command.rename(tmp_path / 'elsewhere')
+    supervisord = start_supervisord(section('gone', command=str(command)))
+    old, = supervisord.wait_big('gone')
+    listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args)
+    command.rename(tmp_path / 'away')
     listener.send()
-    listener.wait_log('failed to start gone:gone: ')
-    assert 'NO_FILE' in listener.log()
+    listener.wait_log('ERROR memmon: failed to start gone:gone: ')
+    assert 'NO_FILE' in listener.log() and '; memmon keeps trying' in listener.log()
     mailbox.wait_subject('memmon: failed to start process gone:gone')
-    listener.send()
-    supervisord.assert_state('gone', 'STOPPED')
-    (tmp_path / 'elsewhere').rename(command)
-    listener.send()
-    supervisord.wait_new_pid('gone', gone)
+    (tmp_path / 'away').rename(command)
+    supervisord.wait_new_pid('gone', old, secs=60)
     mailbox.wait_subject('memmon: process gone:gone restarted')
     listener.wait_idle()
-    listener.send()
     mailbox.assert_mails(2)
     assert supervisord.spawned('gone') == 2
 
 
-def test_failed_start_keeps_the_rest_of_its_group_up(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    command = tmp_path / 'command'
-    command.write_text(f'#!{sys.executable}\n{Path(HOG).read_text()}')
-    command.chmod(0o755)
-    supervisord = start_supervisord(section('gone', command=str(command))
-                                    + pool_section('pool', 2, command=str(command))
-                                    + section('next', '--once', 'next'))
-    pid = supervisord.wait_big('gone', 'pool:pool_00', 'pool:pool_01', 'next')[-1]
-    command.unlink()
-    listener = start_listener(supervisord, '-a', LIMIT)
-    listener.send()
-    supervisord.wait_new_pid('next', pid)
-    listener.wait_log('failed to start gone:gone: ')
-    listener.wait_log('; another process of its group failed to start; memmon tries again at '
-                      'the next tick')
-    assert sorted(supervisord.states('pool').values()) == ['RUNNING', 'STOPPED']
-
-
-def test_program_that_exits_at_once_is_left_to_supervisord(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener,
-        mailbox: Mailbox) -> None:
-    once = tmp_path / 'once'
-    supervisord = start_supervisord(section(
-        'broken', command=f"sh -c 'test ! -e {once} && exec {sys.executable} {HOG} --once {once}'",
-        startsecs=1, startretries=1, stopasgroup='true'))
-    supervisord.wait_big('broken')
+def test_program_that_is_fatal_after_the_stop_is_tried_again(
+        tmp_path: Path, mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('broken', '--fails-while', 'broken', '--once', 'once',
+                                            startsecs=1, startretries=0))
+    old, = supervisord.wait_big('broken')
+    (tmp_path / 'broken').touch()
     listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args)
     listener.send()
-    supervisord.wait_state('broken', 'FATAL')
-    listener.wait_log('failed to start broken:broken: ')
-    assert listener.log().endswith(
-        '; it is FATAL: Exited too quickly (process log may have details)\n')
-    spawned = supervisord.spawned('broken')
+    listener.wait_log('ERROR memmon: failed to start broken:broken: ')
+    assert '; it is FATAL: Exited too quickly' in listener.log()
     mailbox.wait_subject('memmon: failed to start process broken:broken')
-    listener.wait_idle()
-    for _ in range(3):
-        listener.send()
-    assert listener.workers() == []
-    mailbox.assert_mails(1)
-    supervisord.assert_state('broken', 'FATAL')
-    assert supervisord.spawned('broken') == spawned
+    (tmp_path / 'broken').unlink()
+    supervisord.wait_new_pid('broken', old)
+    mailbox.wait_subject('memmon: process broken:broken restarted')
+    mailbox.assert_mails(2)
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which('setpriv'), reason=(
     'needs root, and setpriv from util-linux, for a supervisord that may not kill'))
-def test_refused_stop_is_reported_and_the_next_process_follows(
-        start_supervisord: StartSupervisord, start_listener: StartListener,
-        mailbox: Mailbox) -> None:
-    supervisord = start_supervisord(
-        section('a', command='sleep 1000', user='nobody') + section('b', command='sleep 1000')
-        + group_section('pool', 'a', 'b'), wrapper=['setpriv', '--bounding-set=-kill'])
-    a, b = supervisord.wait_up('pool:a', 'pool:b')
-    listener = start_listener(supervisord, '-a', '100KB', *mailbox.args)
+def test_refused_stop_is_reported_and_costs_the_process_nothing(
+        mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(sleeper('protected', user='nobody') + sleeper('next'),
+                                    wrapper=['setpriv', '--bounding-set=-kill'])
+    protected, other = supervisord.wait_up('protected', 'next')
+    listener = start_listener(supervisord, '-a', TINY, *mailbox.args)
     listener.send()
-    supervisord.wait_new_pid('pool:b', b)
-    listener.wait_log('failed to stop pool:a: ')
+    supervisord.wait_new_pid('next', other)
+    mailbox.wait_subject('memmon: failed to stop process protected:protected')
     failure, = [line for line in listener.messages() if 'failed to stop' in line]
-    assert failure.startswith('ERROR memmon: failed to stop pool:a: RSS ')
-    assert failure.endswith(' ... PermissionError: [Errno 1] Operation not permitted')
-    mailbox.wait_subject('memmon: failed to stop process pool:a')
-    mailbox.wait_subject('memmon: process pool:b restarted')
-    assert is_running(a)
+    assert failure.startswith('ERROR memmon: failed to stop protected:protected: RSS ')
+    assert 'Operation not permitted' in failure
+    assert is_running(protected)
 
 
 def test_lost_answer_to_a_stop_does_not_lose_the_start(
@@ -237,58 +307,109 @@ def test_lost_answer_to_a_stop_does_not_lose_the_start(
     listener = start_listener(server, '-a', LIMIT)
     listener.send()
     supervisord.wait_new_pid('big', pid)
-    listener.wait_log('restarted big:big: ')
+    listener.wait_log(' restarted big:big: ')
     assert supervisord.spawned('big') == 2
 
 
-# What others do meanwhile.
-
-@pytest.mark.parametrize('restart', [False, True])
-def test_operator_is_quicker(restart: bool, start_supervisord: StartSupervisord,
-                             start_listener: StartListener) -> None:
-    supervisord = start_supervisord(SLOW_BEFORE_QUICK)
-    slow, quick = supervisord.wait_big('pool:a-slow', 'pool:b-quick')
+def test_restart_without_a_socket_is_finished_when_it_is_back(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('slow', '--holds', 'go', '--once', 'slow'))
+    pid, = supervisord.wait_big('slow')
     listener = start_listener(supervisord, '-a', LIMIT)
     listener.send()
-    supervisord.wait_state('pool:a-slow', 'STOPPING')
-    supervisord.call('stopProcess', 'pool:b-quick')
-    if restart:
-        supervisord.call('startProcess', 'pool:b-quick')
-    state, pid = supervisord.state('pool:b-quick'), supervisord.pid('pool:b-quick')
-    assert state == ('RUNNING' if restart else 'STOPPED') and pid != quick
-    supervisord.wait_new_pid('pool:a-slow', slow)
-    listener.wait_log('left alone pool:b-quick: ')
-    line, = [line for line in listener.messages() if 'left alone' in line]
-    assert line.endswith(f'; it is {state} with pid {pid}')
-    assert (supervisord.state('pool:b-quick'), supervisord.pid('pool:b-quick')) == (state, pid)
+    supervisord.wait_state('slow', 'STOPPING')
+    supervisord.hide_socket()
+    (tmp_path / 'go').touch()
+    wait_until(lambda: 'stopped: slow' in supervisord.log.read_text())
+    listener.send()
+    supervisord.show_socket()
+    supervisord.wait_new_pid('slow', pid)
+    listener.wait_log(' restarted slow:slow: ')
+    assert supervisord.spawned('slow') == 2
 
 
-def test_program_that_the_operator_stops_stays_stopped(start_supervisord: StartSupervisord,
-                                                       start_listener: StartListener) -> None:
+def test_listener_restarts_by_itself_where_every_fork_fails(
+        tmp_path: Path, no_fork: dict[str, str], start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('slow', '--holds', 'go', '--once', 'slow')
+                                    + section('big', '--once', 'big'))
+    big, slow = supervisord.wait_big('big', 'slow')
+    listener = start_listener(supervisord, '-v', '-a', LIMIT, **no_fork)
+    listener.send()
+    supervisord.wait_state('slow', 'STOPPING')
+    (tmp_path / 'go').touch()
+    for text in ('WARNING memmon: cannot fork ([Errno 12] Cannot allocate memory): memmon restarts '
+                 'one process at a time by itself', ' restarted big:big: ',
+                 ' restarted slow:slow: ',
+                 'no process table from ps ([Errno 12] Cannot allocate memory): reading /proc'):
+        listener.wait_log(text)
+    listener.send()
+    assert listener.log().count(' cannot fork (') == 1
+    assert (supervisord.spawned('big'), supervisord.spawned('slow')) == (2, 2)
+
+
+def test_events_are_answered_while_a_slow_stop_has_no_worker(
+        tmp_path: Path, no_fork: dict[str, str], start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('slow', '--holds', 'go', '--once', 'slow'))
+    supervisord.wait_big('slow')
+    listener = start_listener(supervisord, '-a', LIMIT, **no_fork)
+    listener.send()
+    supervisord.wait_state('slow', 'STOPPING')
+    listener.send()  # after ten seconds
+    supervisord.assert_state('slow', 'STOPPING')
+    (tmp_path / 'go').touch()
+    listener.wait_log(' restarted slow:slow: ')
+
+
+# Others have a hand in it.
+
+@pytest.mark.parametrize('starts', [False, True])
+def test_what_the_operator_restarts_or_stops_first_is_left_to_him(
+        starts: bool, tmp_path: Path, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big'))
+    old, = supervisord.wait_big('big')
+    wait = 'touch begun; until test -e go; do sleep 0.05; done'
+    listener = start_listener(supervisord, '-a', LIMIT, '-o', f'before={wait}')
+    listener.send()
+    wait_until((tmp_path / 'begun').exists)
+    supervisord.call('stopProcess', 'big')
+    if starts:
+        supervisord.call('startProcess', 'big')
+    state, pid = supervisord.state('big'), supervisord.pid('big')
+    assert state == ('RUNNING' if starts else 'STOPPED') and pid != old
+    (tmp_path / 'go').touch()
+    listener.wait_log('INFO memmon: not restarted big:big: ')
+    assert f'; it is now {state}' in listener.log()
+    listener.wait_idle()
+    assert (supervisord.state('big'), supervisord.pid('big')) == (state, pid)
+
+
+def test_what_the_operator_stops_after_a_restart_stays_stopped(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     supervisord = start_supervisord(section('big', '--once', 'big'))
     pid, = supervisord.wait_big('big')
     listener = start_listener(supervisord, '-a', LIMIT)
     listener.send()
     supervisord.wait_new_pid('big', pid)
-    listener.wait_log('restarted big:big: ')
+    listener.wait_idle()
     supervisord.call('stopProcess', 'big')
     for _ in range(3):
         listener.send()
-    listener.wait_idle()
+        listener.wait_idle()
     supervisord.assert_state('big', 'STOPPED')
 
 
-def test_process_in_stopping_is_left_alone(start_supervisord: StartSupervisord,
-                                           start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('slow', '--stop-secs', '4')
-                                    + section('big', '--once', 'big'))
-    slow, big = supervisord.wait_big('slow', 'big')
+def test_process_that_supervisord_is_stopping_is_left_alone(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('slow', '--holds', 'go'))
+    slow, = supervisord.wait_big('slow')
     listener = start_listener(supervisord, '-a', LIMIT)
     supervisord.call('stopProcess', 'slow', False)
     listener.send()
-    supervisord.wait_new_pid('big', big)
-    listener.wait_log('left alone slow:slow: ')
-    assert f'; it is STOPPING with pid {slow}\n' in listener.log()
+    listener.wait_idle()
+    (tmp_path / 'go').touch()
     supervisord.wait_state('slow', 'STOPPED')
     listener.send()
     listener.wait_idle()
@@ -296,172 +417,309 @@ def test_process_in_stopping_is_left_alone(start_supervisord: StartSupervisord,
     assert supervisord.spawned('slow') == 1
 
 
-# When supervisord cannot be asked.
-
-def test_tick_without_a_socket_is_lost_and_the_next_one_is_not(
-        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('big', '--once', 'big'))
+def test_process_that_has_shrunk_before_the_stop_is_left_alone(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big', '--frees', 'free'))
     pid, = supervisord.wait_big('big')
-    listener = start_listener(supervisord, '-a', LIMIT)
-    supervisord.hide_socket()
+    free = 'touch free; until test $(ps -o rss= -p $MEMMON_PID) -lt 40000; do sleep 0.05; done'
+    listener = start_listener(supervisord, '-a', LIMIT, '-o', f'before={free}',
+                              '-o', 'after=echo $MEMMON_NEW_PID > after')
     listener.send()
-    assert listener.messages()[-1] == SOCKET_AWAY.format(url=supervisord.env[
-        'SUPERVISOR_SERVER_URL'])
-    supervisord.show_socket()
-    listener.send()
-    supervisord.wait_new_pid('big', pid)
+    listener.wait_log('INFO memmon: not restarted big:big: RSS ')
+    assert '; it is now RSS ' in listener.log()
+    listener.wait_idle()
+    assert supervisord.pid('big') == pid
+    assert (tmp_path / 'after').read_text() == f'{pid}\n'  # what `before` drained is let in again
 
 
-def test_restart_without_a_socket_is_finished_when_it_is_back(
-        start_supervisord: StartSupervisord, start_listener: StartListener,
-        mailbox: Mailbox) -> None:
-    supervisord = start_supervisord(section('slow', '--stop-secs', '2', '--once', 'slow'))
-    pid, = supervisord.wait_big('slow')
-    listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args)
-    listener.send()
-    supervisord.wait_state('slow', 'STOPPING')
-    supervisord.hide_socket()
-    wait_until(lambda: assert_in('stopped: slow', supervisord.log.read_text()))
-    listener.send()
-    supervisord.show_socket()
-    supervisord.wait_new_pid('slow', pid)
-    mailbox.wait_subject('memmon: process slow:slow restarted')
-    assert supervisord.spawned('slow') == 2
+# memmon itself.
 
-
-def test_server_that_does_not_answer_loses_the_tick_and_no_more(
-        start_supervisord: StartSupervisord, start_listener: StartListener,
-        start_fake_server: StartFakeServer) -> None:
-    supervisord = start_supervisord(section('big', '--once', 'big'))
-    pid, = supervisord.wait_big('big')
-    server = start_fake_server(behind=supervisord.env,
-                               answers={'supervisor.getAllProcessInfo': silence})
-    listener = start_listener(server, '-a', LIMIT)
-    assert 9 < listener.send() < 20
-    assert listener.messages()[-1] == (
-        'ERROR memmon: nothing checked at this tick: no answer from supervisord at '
-        f'{server.url} within 10 seconds')
-    server.answers.clear()
-    listener.send()
-    supervisord.wait_new_pid('big', pid)
-
-
-def test_wrong_password_is_reported_with_the_variables_to_set(
-        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    supervisord = start_supervisord(server=UNIX_SERVER + PASSWORD)
-    listener = start_listener(supervisord, '-a', LIMIT, SUPERVISOR_USERNAME='bob',
-                              SUPERVISOR_PASSWORD='guess')
-    listener.send()
-    assert listener.messages()[1:] == [REFUSED.format(url=supervisord.env[
-        'SUPERVISOR_SERVER_URL'])]
-
-
-def test_right_password_is_accepted(start_supervisord: StartSupervisord,
-                                    start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('big', '--once', 'big'), server=UNIX_SERVER + PASSWORD)
-    supervisord.env.update(SUPERVISOR_USERNAME='bob', SUPERVISOR_PASSWORD='secret')
-    pid, = supervisord.wait_big('big')
-    start_listener(supervisord, '-a', LIMIT).send()
-    supervisord.wait_new_pid('big', pid)
-
-
-def test_listener_restarts_by_itself_where_every_fork_fails(
-        start_supervisord: StartSupervisord, start_listener: StartListener,
-        mailbox: Mailbox, no_fork: dict[str, str]) -> None:
-    supervisord = start_supervisord(section('big', '--once', 'big'))
-    pid, = supervisord.wait_big('big')
-    listener = start_listener(supervisord, '-v', '-a', LIMIT, *mailbox.args, **no_fork)
-    listener.send()
-    supervisord.wait_new_pid('big', pid)
-    for line in (
-            'cannot fork a worker ([Errno 12] Cannot allocate memory): ',
-            'no process table from ps ([Errno 12] Cannot allocate memory): reading /proc',
-            'restarted big:big: ',
-            'no mail to bob@example.com: the command ',
-            ' failed: [Errno 12] Cannot allocate memory'):
-        listener.wait_log(line)
-
-
-# memmon's own end.
-
-@pytest.mark.skipif(sys.platform != 'linux', reason='looks into /proc')
+@needs_proc
 def test_nothing_is_left_of_a_restart_when_supervisord_shuts_down(
         tmp_path: Path, start_supervisord: StartSupervisord) -> None:
     supervisord = start_supervisord(section('slow', '--stop-secs', '2')
                                     + memmon_section('-a', LIMIT))
+    supervisord.wait_big('slow')
     supervisord.start_memmon()
     supervisord.wait_state('slow', 'STOPPING')
     assert any('memmon' in command for command in processes_in(tmp_path).values())
     supervisord.process.send_signal(signal.SIGTERM)
-    assert supervisord.process.wait(20) == 0
-    wait_until(lambda: assert_equal(processes_in(tmp_path), {}))
+    assert supervisord.process.wait(30) == 0
+    wait_until(lambda: assert_nothing_runs(tmp_path))
+
+
+def assert_nothing_runs(path: Path) -> None:
+    running = processes_in(path)
+    assert not running, running
 
 
 @pytest.mark.parametrize('how, asgroup', [
     ('ctl', 'false'), ('ctl', 'true'), ('TERM', 'false'), ('KILL', 'false'),
 ])
 def test_restart_goes_on_when_memmon_is_restarted(
-        how: str, asgroup: str, start_supervisord: StartSupervisord, mailbox: Mailbox) -> None:
+        how: str, asgroup: str, tmp_path: Path, start_supervisord: StartSupervisord,
+        mailbox: Mailbox) -> None:
     supervisord = start_supervisord(
-        section('slow', '--stop-secs', '3', '--once', 'slow')
+        section('slow', '--holds', 'go', '--once', 'slow')
         + memmon_section('-a', LIMIT, *mailbox.args, stopasgroup=asgroup, killasgroup=asgroup))
     pid, = supervisord.wait_big('slow')
-    memmon_pid = supervisord.start_memmon()
+    old = supervisord.start_memmon()
     supervisord.wait_state('slow', 'STOPPING')
     if how == 'ctl':
         assert 'memmon: started' in supervisord.ctl('restart', 'memmon')
     else:
-        os.kill(memmon_pid, getattr(signal, f'SIG{how}'))
-    supervisord.wait_new_pid('memmon', memmon_pid)
+        os.kill(old, getattr(signal, f'SIG{how}'))
+    supervisord.wait_new_pid('memmon', old)
+    (tmp_path / 'go').touch()
     supervisord.wait_new_pid('slow', pid)
     mailbox.wait_subject('memmon: process slow:slow restarted')
     assert supervisord.spawned('slow') == 2
 
 
-def test_memmon_never_restarts_itself(start_supervisord: StartSupervisord) -> None:
+def test_memmon_restarts_neither_itself_nor_what_started_it_nor_its_pool(
+        tmp_path: Path, start_supervisord: StartSupervisord) -> None:
+    url, path = f'unix://{tmp_path}/s', shlex.quote(os.environ['PATH'])
+    commands = {
+        'plain': f'{MEMMON} %s',
+        'bare': f'env -i PATH={path} SUPERVISOR_SERVER_URL={url} {MEMMON} %s',
+        'shell': f'sh -c "{MEMMON} %s; true"',
+        'twins': f'{MEMMON} %s',
+    }
+    sections = ''
+    for name, command in commands.items():
+        limits = f'-g {name}={TINY} -p {name}:*={TINY} -p small-{name}={TINY}'
+        pool = {'numprocs': 2, 'process_name': '%(program_name)s_%(process_num)d'}
+        sections += sleeper(f'small-{name}') + section(
+            name, kind='eventlistener', command=command % limits, events='TICK_5',
+            **(pool if name == 'twins' else {}))
+    supervisord = start_supervisord(sections)
+    for name in commands:
+        wait_until(lambda: supervisord.spawned(f'small-{name}') == 2)
+    for name in ('plain', 'bare', 'shell', 'twins_0', 'twins_1'):
+        assert supervisord.spawned(name) == 1
+    wait_until(lambda: all_are(supervisord, 'RUNNING'))
+
+
+def test_members_without_a_group_whose_programs_differ_are_two_pools(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     supervisord = start_supervisord(
-        section('other', '--mb', '1') + memmon_section('-a', '5MB', '-p', 'memmon=5MB'))
-    other, = supervisord.wait_up('other')
-    memmon_pid = supervisord.start_memmon()
-    supervisord.wait_new_pid('other', other)
-    wait_until(lambda: assert_in('restarted other:other: ', supervisord.memmon_log()))
-    assert supervisord.pid('memmon') == memmon_pid
-    assert supervisord.spawned('memmon') == 1
+        section('web1', '--mb', '0', '--holds', 'go') + section('web2', '--mb', '0'))
+    supervisord.wait_up('web1', 'web2')
+    listener = start_listener(supervisord, '-a', TINY)
+    listener.send()
+    supervisord.wait_state('web1', 'STOPPING')
+    listener.wait_log(' restarted web2:web2: ')
+    supervisord.assert_state('web1', 'STOPPING')
+    (tmp_path / 'go').touch()
+    listener.wait_log(' restarted web1:web1: ')
 
 
-# Mail.
+# Which processes, and when: the options.
 
-@pytest.mark.parametrize('command, failure', [
-    ('/nonexistent/sendmail', 'exit status 127'),
-    ('echo wrong; exit 75', 'exit status 75'),
-    ('kill -9 $$', 'killed by signal 9'),
-    ('sleep 1000', 'not done after 30 seconds, so killed'),
-    ('cat; echo READY; echo loud >&2', ''),
-    ('tee', ''),
-    ('exec 0<&-', ''),
-])
-def test_mailer_holds_up_nothing(command: str, failure: str, start_supervisord: StartSupervisord,
-                                 start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('big', '--once', 'big'))
-    pid, = supervisord.wait_big('big')
-    listener = start_listener(supervisord, '-a', LIMIT, '-m', 'bob@example.com', '-s', command)
-    assert listener.send() < 5
-    supervisord.wait_new_pid('big', pid)
-    listener.wait_log('restarted big:big: ')
-    assert listener.send() < 5
-    listener.wait_idle(secs=60)
-    complaints = [line for line in listener.messages() if 'no mail to ' in line]
-    assert complaints == [
-        f'ERROR memmon: no mail to bob@example.com: the command {command!r} failed: {failure}'
-    ] * bool(failure)
+PROGRAMS = (section('web') + section('other') + pool_section('queue', 2)
+            + section('mail', '--mb', '0') + section('chat') + group_section('site', 'chat'))
+WEB, OTHER, CHAT = 'web:web', 'other:other', 'site:chat'
+QUEUE = ['queue:queue_00', 'queue:queue_01']
 
 
-def test_restart_takes_no_longer_than_the_mailer_of_another(
+def test_options_choose_what_is_restarted(
         start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    supervisord = start_supervisord(pool_section('pool', 2, startsecs=0))
-    pids = supervisord.wait_big('pool:pool_00', 'pool:pool_01')
-    began = time.monotonic()
-    start_listener(supervisord, '-a', LIMIT, '-m', 'bob@example.com', '-s', 'sleep 1000').send()
-    for name, pid in zip(['pool:pool_00', 'pool:pool_01'], pids):
-        supervisord.wait_new_pid(name, pid, secs=25)
-    assert time.monotonic() - began < 25  # a mailer has 30 seconds
+    supervisord = start_supervisord(PROGRAMS)
+    supervisord.wait_big(WEB, OTHER, CHAT, *QUEUE)
+    for args, expected in [
+            ('-a 40MB', [WEB, OTHER, CHAT, *QUEUE]),
+            ('-p queue=40MB', QUEUE),                        # a program with numprocs
+            ('-p chat=40MB -p site:chat=1GB', [CHAT]),        # the first
+            ('-p site:chat=1GB -a 40MB', [WEB, OTHER, *QUEUE]),
+            ('-p web=none -g queue=1GB -a 40MB', [OTHER, CHAT]),
+            ('-p web=600MB -p w*=40MB -a 40MB', [OTHER, CHAT, *QUEUE]),
+            # Command lines found in public repositories.
+            ('--program=web=40MB --email=a@example.com -s true', [WEB]),
+            ('-c -p web=50MB -g site=10kB --any 1GB -s true -m me@example.com -u 1d -n mine',
+             [WEB, CHAT])]:
+        listener = start_listener(supervisord, '--dry-run', *args.split())
+        listener.send()
+        found = [line.split()[4].rstrip(':') for line in listener.messages()
+                 if line.startswith('INFO memmon: would restart ')]
+        assert sorted(found) == sorted(expected), args
+        listener.end()
+
+
+def test_process_that_all_options_match_is_restarted_once(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('web', '--once', 'once'))
+    supervisord.wait_big('web')
+    listener = start_listener(supervisord, '-p', f'web={LIMIT}', '-g', f'web={LIMIT}', '-a', LIMIT)
+    listener.send()
+    listener.wait_idle()
+    assert supervisord.spawned('web') == 2
+
+
+def test_patience_is_for_what_is_over_at_every_look(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    (tmp_path / 'mb').write_text('60')
+    supervisord = start_supervisord(section('up', '--once', 'once')
+                                    + section('moves', '--file', 'mb'))
+    up, moves = supervisord.wait_big('up', 'moves')
+    alone = start_listener(supervisord, '-p', f'moves={LIMIT}', '-f', '1s')
+    for megabytes in ('60', '0') * 3:
+        (tmp_path / 'mb').write_text(megabytes)
+        wait_until(lambda: assert_size(moves, int(megabytes)))
+        alone.send()
+    listener = start_listener(supervisord, '-p', f'up={LIMIT}', '-f', '3s')
+    wait_until(lambda: send_and_see(listener, supervisord, 'up', up))
+    assert supervisord.pid('moves') == moves
+
+
+def assert_size(pid: int, megabytes: int) -> None:
+    seen = rss_mb(pid)
+    assert megabytes < seen < megabytes + 35, f'{seen} MB'
+
+
+def send_and_see(listener: Listener, supervisord: Supervisord, name: str, old: int) -> None:
+    listener.send()
+    supervisord.assert_new_pid(name, old)
+
+
+def test_cap_holds_and_says_so_once(
+        mailbox: Mailbox, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big'))
+    supervisord.wait_big('big')
+    listener = start_listener(supervisord, '-a', LIMIT, '-r', '1/1h', *mailbox.args)
+    listener.send()
+    listener.wait_log(' restarted big:big: ')
+    pid, = supervisord.wait_big('big')
+    os.kill(pid, signal.SIGKILL)  # a crash voids nothing
+    supervisord.wait_new_pid('big', pid)
+    supervisord.wait_big('big')
+    for _ in range(3):
+        listener.send()
+        listener.wait_idle()
+    mailbox.wait_subject('memmon: process big:big held')
+    assert listener.log().count(' held big:big: ') == 1
+    assert supervisord.spawned('big') == 3
+
+
+def test_total_restarts_the_largest_and_no_other(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('small', '--mb', '30')
+                                    + section('large', '--mb', '90', '--once', 'once'))
+    supervisord.wait_big('small', mb=28)
+    large, = supervisord.wait_big('large', mb=85)
+    listener = start_listener(supervisord, '-t', '100MB')
+    listener.send()
+    supervisord.wait_new_pid('large', large)
+    listener.wait_log(' restarted large:large: total PSS ')
+    listener.wait_idle()
+    listener.send()
+    listener.wait_idle()
+    assert (supervisord.spawned('small'), supervisord.spawned('large')) == (1, 2)
+
+
+# What is next for a stopped process, and what waits for what: without any process.
+
+OLD = memmon.Process('web', 'web', 7, 1000, 0, 1100, ProcessStates.RUNNING, 'RUNNING', '', 0)
+
+
+def seen(state: str, **fields: Any) -> memmon.Process:
+    return OLD._replace(state=getattr(ProcessStates, state), statename=state, **{
+        'pid': 8 if state in ('RUNNING', 'STARTING') else 0, 'now': 1110, **fields})
+
+
+@pytest.mark.parametrize('process, owed, step', [
+    (seen('STOPPING', pid=7), 1000, memmon.WAIT),
+    (seen('STOPPED', stop=1105), 1000, memmon.START),
+    (seen('STOPPED', stop=1105), None, memmon.START),               # it is not known which run
+    (seen('STOPPED', stop=1105, start=1107), 1000, memmon.NOTHING),  # somebody else's stop
+    (seen('STOPPED', start=0), 1000, memmon.NOTHING),               # reloaded
+    (seen('RUNNING', pid=7), 1000, memmon.WAIT),                    # the stop may have been lost
+    (seen('EXITED', stop=1105), 1000, memmon.NOTHING),              # the old run
+    (seen('FATAL'), 1000, memmon.NOTHING),
+    (seen('STARTING', start=1107), 1000, memmon.COMING),
+    (seen('RUNNING', start=1107), 1000, memmon.COMING),
+    (seen('BACKOFF', start=1107, stop=1109), 1000, memmon.COMING),
+    (seen('EXITED', start=1107, stop=1109), 1000, memmon.UP),       # with status 0
+    (seen('EXITED', start=1107, stop=1109, exitstatus=1), 1000, memmon.COMING),
+    (seen('EXITED', start=1101, stop=1102, exitstatus=1), 1000, memmon.DOWN),
+    (seen('FATAL', start=1107), 1000, memmon.DOWN),
+])
+def test_next_step_for_a_stopped_process(
+        process: memmon.Process, owed: int | None, step: str) -> None:
+    assert memmon.next_step(process, OLD, owed, [0])[0] == step
+
+
+@pytest.mark.parametrize('process, moves', [
+    (seen('RUNNING'), False), (seen('STARTING'), True), (seen('STOPPING', pid=7), True),
+    (seen('STOPPED', stop=1109), True),    # perhaps by a worker that is about to start it
+    (seen('STOPPED', stop=1105), False), (seen('STOPPED', stop=1200), False),
+    (seen('BACKOFF'), False), (seen('FATAL'), False), (seen('EXITED'), False),
+])
+def test_sibling_that_is_on_its_way_is_waited_for(process: memmon.Process, moves: bool) -> None:
+    """One in BACKOFF may be so for ever."""
+    assert memmon.is_moving(process) == moves
+
+
+def job(namespec: str, *pool: str, **fields: Any) -> memmon.Job:
+    group, _, name = namespec.partition(':')
+    process = OLD._replace(group=group, name=name)
+    history = memmon.History(process)
+    history.pool = pool or (group,)
+    reading = memmon.Reading(process, None, 1, 2, 3, 3, 3, 'RSS', 5)
+    return memmon.Job(history, reading, None, **fields)
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
+    """Workers that do nothing."""
+    monkeypatch.setattr(memmon, 'fork', lambda *_: 2 ** 22 + 1)
+    monkeypatch.setattr(memmon, 'reap', lambda pid: 0)
+    return memmon.Workers(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'))
+
+
+def test_pool_that_is_busy_takes_no_second_worker(workers: memmon.Workers) -> None:
+    workers.add([job('a:1'), job('b:1'), job('a:2')])
+    assert [len(jobs) for jobs in workers.queue] == [2, 1]
+    workers.add([job('a:3'), job('c:1')])
+    assert [len(jobs) for jobs in workers.queue] == [2, 1, 1]
+    workers.start_some()
+    workers.add([job('a:3'), job('d:1')])
+    assert [jobs[0].history.pool for jobs in workers.queue] == [('d',)]
+
+
+def test_eight_young_workers_at_once_and_those_that_fail_or_grow_old_do_not_count(
+        workers: memmon.Workers) -> None:
+    workers.add([job(f'{letter}:1') for letter in 'abcdefghijklm'])
+    workers.start_some()
+    assert (len(workers.workers), len(workers.queue)) == (8, 5)
+    workers.workers[0].is_failing = True
+    workers.workers[1].began -= 61
+    workers.start_some()
+    assert (len(workers.workers), len(workers.queue)) == (10, 3)
+
+
+@pytest.mark.parametrize('lines, owed', [
+    ([], []),                                       # killed before it asked for the stop
+    ([memmon.Line(memmon.STOPPING, is_done=False)], ['a:1']),
+    ([memmon.Line(memmon.STOPPING, is_done=False), memmon.Line('failed to start', is_done=False)],
+     ['a:1']),
+    ([memmon.Line(memmon.STOPPING, is_done=False), memmon.Line('restarted', new_pid=8)], []),
+])
+def test_killed_worker_leaves_what_it_had_announced_to_the_next(
+        lines: list[memmon.Line], owed: list[str], workers: memmon.Workers,
+        caplog: pytest.LogCaptureFixture) -> None:
+    reader, writer = os.pipe()
+    worker = memmon.Worker(2 ** 22 + 1, reader, [job('a:1'), job('a:2')])
+    workers.workers.append(worker)
+    for line in lines:
+        os.write(writer, json.dumps([0, *line]).encode() + b'\n')
+    os.close(writer)
+    found = []
+    while worker in workers.workers:
+        found += workers.collect([reader])
+    assert [line.event for _, line in found] == [line.event for line in lines]
+    assert [each.reading.process.namespec for jobs in workers.queue for each in jobs] == owed
+    assert all(jobs[0].is_owed for jobs in workers.queue)
+    assert len(caplog.messages) == len(owed)
+    assert [each.is_reported for jobs in workers.queue for each in jobs] == [
+        len(lines) > 1] * len(owed)

@@ -3,102 +3,58 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, Callable
+import time
+from pathlib import Path
+from typing import Any
 from xmlrpc.client import Fault, ProtocolError
 
 import pytest
-from samples import STOPPED, process
+from fake_server import Answer, Rules, StartFakeServer, dribble, lose, raw, reply, silence
+from harness import (LIMIT, MEMMON, PASSWORD, TINY, UNIX_SERVER, StartListener, StartSupervisord,
+                     run, section, sleeper)
+from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults
 
 import memmon
-from memmon import Server
+from memmon import Process, Server
 
-INFO = {**process('web:worker')._asdict(), 'description': 'pid 7, uptime 0:12:05',
-        'exitstatus': 0, 'logfile': '', 'stdout_logfile': '', 'stderr_logfile': ''}
-STOPPED_INFO = {**INFO, 'pid': 0, 'state': STOPPED, 'statename': 'STOPPED', 'stop': 1725}
-REFUSED = {'faultCode': 70, 'faultString': 'NOT_RUNNING: web:worker'}
+INFO = {'group': 'web', 'name': 'worker', 'pid': 7, 'start': 1000, 'stop': 0, 'now': 1725,
+        'state': ProcessStates.RUNNING, 'statename': 'RUNNING', 'spawnerr': '', 'exitstatus': 0,
+        'description': 'pid 7, uptime 0:12:05', 'logfile': '', 'stdout_logfile': ''}
+WORKER = Process('web', 'worker', 7, 1000, 0, 1725, ProcessStates.RUNNING, 'RUNNING', '', 0)
+STOPPED_INFO = {**INFO, 'pid': 0, 'state': ProcessStates.STOPPED, 'statename': 'STOPPED',
+                'stop': 1725}
+NOT_RUNNING = {'faultCode': 70, 'faultString': 'NOT_RUNNING: web:worker'}
 
 
-def without(field: str) -> dict[str, Any]:
-    return {name: value for name, value in INFO.items() if name != field}
+# A process.
 
-
-def test_to_process() -> None:
-    assert memmon.to_process(INFO) == process('web:worker')
-    assert memmon.to_process(INFO).namespec == 'web:worker'
+def test_process_is_made_of_what_supervisord_answers() -> None:
+    assert memmon.to_process(INFO) == WORKER
+    assert (WORKER.namespec, WORKER.run) == ('web:worker', (7, 1000))
 
 
 @pytest.mark.parametrize('info', [
-    None, 5, [], 'web', {}, *[without(field) for field in memmon.PROCESS_FIELDS],
-    *[{**INFO, field: None} for field in memmon.PROCESS_FIELDS],
-    {**INFO, 'pid': '7'}, {**INFO, 'start': 1.5}, {**INFO, 'name': 7}, {**INFO, 'name': b'web'},
-])
-def test_to_process_refuses(info: object) -> None:
-    with pytest.raises(ValueError) as error:
+    None, 5, [], 'web', {}, *[{name: value for name, value in INFO.items() if name != field}
+                              for field in Process._fields]])
+def test_process_is_not_made_of_anything_else(info: object) -> None:
+    with pytest.raises(memmon.SupervisordError, match='^it is not supervisord that answers: it '
+                                                      'describes a process as '):
         memmon.to_process(info)
-    assert str(error.value) == f'it describes a process as {str(info)[:100]!r}'
 
 
-def test_to_pid() -> None:
-    assert memmon.to_pid(7) == 7
-    with pytest.raises(ValueError, match="^its pid is 'many'$"):
-        memmon.to_pid('many')
-
-
-def test_to_processes() -> None:
-    assert memmon.to_processes([INFO, STOPPED_INFO]) == [
-        process('web:worker'), process('web:worker', STOPPED, stop=1725)]
-    assert memmon.to_processes([]) == []
-
-
-def test_to_looks() -> None:
-    assert memmon.to_looks([INFO, True, STOPPED_INFO]) == (
-        process('web:worker'), process('web:worker', STOPPED, stop=1725))
-
-
-@pytest.mark.parametrize('answers, code', [
-    ([INFO, REFUSED, INFO], 70),                                     # no stop
-    ([{'faultCode': 10, 'faultString': 'BAD_NAME'}, REFUSED, INFO], 10),  # not known any more
-])
-def test_to_looks_raises_a_refusal(answers: list[object], code: int) -> None:
-    with pytest.raises(Fault) as error:
-        memmon.to_looks(answers)
-    assert error.value.faultCode == code
-
-
-def test_to_looks_after_a_stop_without_a_look_is_no_refusal() -> None:
-    """A Fault would mean that nothing was stopped."""
-    with pytest.raises(ValueError):
-        memmon.to_looks([INFO, True, REFUSED])
-
-
-def test_to_known_leaves_out_what_is_not_known() -> None:
-    assert memmon.to_known([INFO, REFUSED]) == [process('web:worker')]
-
-
-@pytest.mark.parametrize('to_value, answer', [
-    (memmon.to_processes, None), (memmon.to_processes, 5), (memmon.to_processes, {}),
-    (memmon.to_processes, [None]), (memmon.to_processes, ['faultCode']),
-    (memmon.to_known, None), (memmon.to_known, {}), (memmon.to_known, ['faultCode']),
-    (memmon.to_looks, [None, None, None]), (memmon.to_looks, [INFO, True]),
-    (memmon.to_looks, [INFO, True, {}]),
-])
-def test_answer_of_another_shape_is_an_error(
-        to_value: Callable[[object], object], answer: object) -> None:
-    with pytest.raises(ValueError):
-        to_value(answer)
-
+# Why it does not answer.
 
 @pytest.mark.parametrize('url, shown', [
     ('unix:///run/supervisor.sock', 'unix:///run/supervisor.sock'),
     ('http://localhost:9001', 'http://localhost:9001'),
     ('http://bob:secret@localhost:9001', 'http://localhost:9001'),
-    ('http://bob:s@cret@localhost:9001/a@b', 'http://localhost:9001/a@b'),
+    ('http://bob:s/ecret@localhost:9001', 'http://localhost:9001'),
     ('http://:secret@localhost', 'http://localhost'),
     ('tcp://bob:secret@localhost', 'tcp://localhost'),
-    ('unix:///run/a@b.sock', 'unix:///run/a@b.sock'),
+    ('http://local\x1b[31mhost', r'http://local\x1b[31mhost'),
 ])
-def test_show_url_hides_the_password(url: str, shown: str) -> None:
+def test_url_is_shown_without_password_and_escapes(url: str, shown: str) -> None:
     assert memmon.show_url(url) == shown
 
 
@@ -107,14 +63,11 @@ AT = 'http://localhost:9001'
 
 
 @pytest.mark.parametrize('error, why', [
-    (Fault(Faults.SHUTDOWN_STATE, 'SHUTDOWN_STATE'), 'supervisord is shutting down'),
-    (Fault(Faults.UNKNOWN_METHOD, 'UNKNOWN_METHOD'),
-     f'supervisord at {AT} has no [rpcinterface:supervisor] section: add it'),
     (ProtocolError(AT, 401, 'Unauthorized', {}),
      f'supervisord at {AT} refused the user name or password: set SUPERVISOR_USERNAME and '
      "SUPERVISOR_PASSWORD in memmon's environment to those of its HTTP server"),
-    (ProtocolError(AT, 502, 'Bad\nGateway', {}),
-     f'what answers at {AT} is no supervisord: it says 502 Bad ... Gateway'),
+    (ProtocolError(AT, 502, 'Bad\nGateway\x1b', {}),
+     f'the server at {AT} is not supervisord: HTTP 502 Bad ... Gateway\\x1b'),
     (FileNotFoundError(2, 'No such file'),
      f'no such socket: {AT}; is supervisord running, with a [unix_http_server] section?'),
     (PermissionError(13, 'Permission denied'),
@@ -125,15 +78,24 @@ AT = 'http://localhost:9001'
     (ConnectionResetError('reset'), f'no answer from supervisord at {AT}: reset'),
     (socket.gaierror(-2, 'Name or service not known'),
      f'no answer from supervisord at {AT}: [Errno -2] Name or service not known'),
-    (OSError('AF_UNIX path too long'),
-     f'no answer from supervisord at {AT}: AF_UNIX path too long'),
     (MemoryError(), f'no answer from supervisord at {AT}: MemoryError'),
     (ValueError("its pid is 'many'"),
-     f"what answers at {AT} is no supervisord: its pid is 'many'"),
-    (RecursionError(), f'what answers at {AT} is no supervisord: RecursionError'),
+     f"the server at {AT} is not supervisord: its pid is 'many'"),
+    (RecursionError(), f'the server at {AT} is not supervisord: RecursionError'),
 ])
-def test_explain(error: Exception, why: str) -> None:
+def test_failure_of_a_call_is_one_line_that_says_what_to_do(error: Exception, why: str) -> None:
     assert memmon.explain(error, URL) == why
+
+
+@pytest.mark.parametrize('code, kind, why', [
+    (Faults.SHUTDOWN_STATE, memmon.ShuttingDown, 'supervisord is shutting down'),
+    (Faults.UNKNOWN_METHOD, memmon.SupervisordError,
+     f'supervisord at {AT} has no [rpcinterface:supervisor] section: add it'),
+    (Faults.BAD_NAME, Fault, "<Fault 10: 'why'>"),
+])
+def test_fault_is_an_answer_but_for_two(code: int, kind: type[Exception], why: str) -> None:
+    error = memmon.refusal(Fault(code, 'why'), URL)
+    assert (type(error), str(error)) == (kind, why)
 
 
 ENV = {'SUPERVISOR_SERVER_URL': 'unix:///s', 'SUPERVISOR_USERNAME': 'bob',
@@ -142,32 +104,238 @@ ENV = {'SUPERVISOR_SERVER_URL': 'unix:///s', 'SUPERVISOR_USERNAME': 'bob',
 
 @pytest.mark.parametrize('env, server', [
     (ENV, Server('unix:///s', 'bob', 'secret')),
-    ({'SUPERVISOR_SERVER_URL': 'unix:///s'}, Server('unix:///s')),
     ({'SUPERVISOR_SERVER_URL': 'unix://relative/s'}, Server('unix://relative/s')),
     ({'SUPERVISOR_SERVER_URL': 'http://127.0.0.1:9001'}, Server('http://127.0.0.1:9001')),
     ({'SUPERVISOR_SERVER_URL': 'http://[::1]:9001/x'}, Server('http://[::1]:9001/x')),
-    ({'SUPERVISOR_SERVER_URL': 'http://localhost'}, Server('http://localhost')),
 ])
-def test_parse_server(env: dict[str, str], server: Server) -> None:
-    assert memmon.parse_server(env) == server
+def test_server_is_the_one_of_the_environment(env: dict[str, str], server: Server) -> None:
+    assert memmon.find_server(env) == server
 
 
 @pytest.mark.parametrize('url, shown', [
-    ('', ''),
-    ('supervisor.sock', 'supervisor.sock'),
-    ('/run/supervisor.sock', '/run/supervisor.sock'),
-    ('unix://', 'unix://'),
-    ('unix:/run/s', 'unix:/run/s'),
-    ('http://', 'http://'),
-    ('http://:9001', 'http://:9001'),
-    ('http://[', 'http://['),
-    ('http://localhost:many', 'http://localhost:many'),
+    ('', ''), ('supervisor.sock', 'supervisor.sock'), ('unix://', 'unix://'),
+    ('unix:/run/s', 'unix:/run/s'), ('http://', 'http://'), ('http://:9001', 'http://:9001'),
+    ('http://[', 'http://['), ('http://localhost:many', 'http://localhost:many'),
     ('http://localhost:65536', 'http://localhost:65536'),
     ('https://localhost', 'https://localhost'),  # supervisord has none
     ('tcp://bob:secret@localhost', 'tcp://localhost'),
 ])
-def test_parse_server_refuses(url: str, shown: str) -> None:
+def test_url_that_is_none_of_supervisord_is_refused(url: str, shown: str) -> None:
     with pytest.raises(memmon.UsageError) as error:
         memmon.parse_server({'SUPERVISOR_SERVER_URL': url})
     assert str(error.value) == (f'the URL of supervisord is {shown!r}: it must be unix://PATH or '
                                 'http://HOST:PORT')
+
+
+@pytest.mark.parametrize('env, why', [
+    ({}, 'memmon is a supervisor event listener, to be started by supervisord '),
+    ({'SUPERVISOR_ENABLED': '1'}, 'supervisord has no RPC server for memmon to call: add '),
+])
+def test_without_a_url_it_is_said_what_is_missing(env: dict[str, str], why: str) -> None:
+    with pytest.raises(memmon.UsageError, match=f'^{why}'):
+        memmon.find_server(env)
+
+
+# Answers of a server that a test makes.
+
+def http(body: bytes) -> Answer:
+    """Answer with the body of a response."""
+    return raw(b'HTTP/1.0 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n%b'
+               % (len(body), body))
+
+
+NO_SUPERVISORD: dict[str, Answer] = {
+    'hang up': raw(b''),
+    'no HTTP': raw(b'nothing like HTTP\r\n\r\n'),
+    'status 500': raw(b'HTTP/1.0 500 Internal Server Error\r\n\r\n'),
+    'no body': http(b''),
+    'HTML': http(b'<html>\n<body>it works</body>\n</html>'),
+    'bytes': http(b'\xff\xfe\x00' * 1000),
+    'no answer': http(b'<methodResponse><params></params></methodResponse>'),
+}
+ODD_ANSWERS: dict[str, Answer] = {
+    'nothing': reply(None), 'text': reply('text'), 'a list': reply([7]), 'a dict': reply([{}]),
+    'half a process': reply([{'name': 'a', 'group': 'a', 'pid': 1}]),
+}
+
+
+@pytest.mark.parametrize('answer', [*NO_SUPERVISORD.values(), *ODD_ANSWERS.values()],
+                         ids=[*NO_SUPERVISORD, *ODD_ANSWERS])
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # http.client's
+def test_odd_answer_is_one_line(answer: Answer, start_fake_server: StartFakeServer) -> None:
+    server = Server(start_fake_server(answer).url)
+    with pytest.raises(memmon.SupervisordError) as error:
+        server.processes()
+    assert str(error.value) and '\n' not in str(error.value)
+
+
+def test_mistake_in_the_own_code_is_not_hidden(start_fake_server: StartFakeServer) -> None:
+    server = Server(start_fake_server(reply(True)).url)
+    with pytest.raises(TypeError):
+        server.start()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize('answer', [
+    silence, dribble(b'HTTP/1.0 200 OK\r\n' + b'X: x\r\n' * 99, 0.2),
+    dribble(b'HTTP/1.0 200 OK\r\nContent-Length: 999\r\n\r\n' + b' ' * 999, 0.2),
+], ids=['silence', 'headers dribble', 'the body dribbles'])
+def test_a_call_ends_in_time_however_slowly_the_answer_comes(
+        answer: Answer, start_fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
+        ) -> None:
+    monkeypatch.setattr(memmon, 'RPC_TIMEOUT_SECS', 1)
+    server = Server(start_fake_server(answer).url)
+    began = time.monotonic()
+    with pytest.raises(memmon.SupervisordError, match=' within 10 seconds$'):
+        server.pid()
+    assert 0.9 < time.monotonic() - began < 8
+
+
+def test_connection_to_a_full_backlog_ends_in_time(tmp_path: Path) -> None:
+    """As to a supervisord that hangs, and that many have asked already."""
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as other:
+        listening.bind(str(tmp_path / 's'))
+        listening.listen(0)
+        other.connect(str(tmp_path / 's'))
+        done = run(MEMMON, '--check', '-a', '1GB',
+                   env={'SUPERVISOR_SERVER_URL': f'unix://{tmp_path}/s'})
+    assert done.status == 2 and 'no answer from supervisord at ' in done.stderr + done.stdout
+
+
+STOP_ANSWERS: list[tuple[list[Any], tuple[Any, Any]]] = [
+    ([INFO, True, STOPPED_INFO], (7, 0)),
+    ([INFO, True, NOT_RUNNING], (7, None)),   # the stop stands, whatever the second look says
+]
+
+
+@pytest.mark.parametrize('answers, pids', STOP_ANSWERS)
+def test_stop_returns_what_was_and_what_is(
+        answers: list[Any], pids: tuple[Any, Any], start_fake_server: StartFakeServer) -> None:
+    fake = start_fake_server(reply(answers))
+    was, now = Server(fake.url).stop('web:worker')
+    assert (was.pid, now and now.pid) == pids
+    (method, (calls,)), = fake.calls
+    assert method == 'system.multicall'
+    assert [call['methodName'] for call in calls] == [
+        'supervisor.getProcessInfo', 'supervisor.stopProcess', 'supervisor.getProcessInfo']
+    assert calls[1]['params'] == ['web:worker', False]  # with wait it would take its time
+
+
+@pytest.mark.parametrize('answers, kind', [
+    ([INFO, NOT_RUNNING, INFO], Fault),
+    ([{'faultCode': 10, 'faultString': 'BAD_NAME'}, NOT_RUNNING, INFO], Fault),
+    ([INFO, {'faultCode': 6, 'faultString': 'SHUTDOWN_STATE'}, INFO], memmon.ShuttingDown),
+    ([INFO, True], memmon.SupervisordError),
+    ([None, None, None], memmon.SupervisordError),
+    (None, memmon.SupervisordError),
+])
+def test_stop_that_was_refused_is_an_error(
+        answers: Any, kind: type[Exception], start_fake_server: StartFakeServer) -> None:
+    with pytest.raises(kind):
+        Server(start_fake_server(reply(answers)).url).stop('web:worker')
+
+
+def test_start_does_not_wait(start_fake_server: StartFakeServer) -> None:
+    fake = start_fake_server(reply(True))
+    Server(fake.url).start('web:worker')
+    assert fake.calls == [('supervisor.startProcess', ('web:worker', False))]
+
+
+@pytest.mark.parametrize('answer', [reply(Fault(1, 'UNKNOWN_METHOD')), reply(None), reply([7]),
+                                    reply([{'name': 'a'}])])
+def test_without_configurations_there_are_none(
+        answer: Answer, start_fake_server: StartFakeServer) -> None:
+    """supervisord before 4.1 has no getAllConfigInfo."""
+    server = Server(start_fake_server(answer).url)
+    assert server.configs() == {}
+
+
+# The same, met by a listener.
+
+SOCKET_AWAY = ('ERROR memmon: tick skipped: no such socket: {url}; is supervisord running, with a '
+               '[unix_http_server] section?')
+
+
+def test_tick_without_a_socket_is_lost_and_the_next_one_is_not(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big', '--once', 'big'))
+    pid, = supervisord.wait_big('big')
+    listener = start_listener(supervisord, '-a', LIMIT)
+    supervisord.hide_socket()
+    listener.send()
+    url = supervisord.env['SUPERVISOR_SERVER_URL']
+    assert listener.messages()[-1] == SOCKET_AWAY.format(url=url)
+    supervisord.show_socket()
+    listener.send()
+    supervisord.wait_new_pid('big', pid)
+
+
+@pytest.mark.parametrize('password, answer', [
+    ('guess', 'refused the user name or password: set SUPERVISOR_USERNAME and '),
+    ('secret', ' restarted big:big: ')])
+def test_password_is_the_one_of_the_environment(
+        password: str, answer: str, start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(sleeper('big'), server=UNIX_SERVER + PASSWORD)
+    user = {'SUPERVISOR_USERNAME': 'bob'}
+    supervisord.env.update(user, SUPERVISOR_PASSWORD='secret')
+    supervisord.wait_up('big')
+    listener = start_listener(supervisord, '-a', TINY, **user, SUPERVISOR_PASSWORD=password)
+    listener.send()
+    listener.wait_log(answer)
+    assert password not in listener.log()
+
+
+def test_server_without_the_interface_is_told_what_to_add(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord('', interface='')
+    listener = start_listener(supervisord, '-a', TINY)
+    listener.send()
+    assert listener.messages()[-1].endswith(' has no [rpcinterface:supervisor] section: add it')
+
+
+@pytest.mark.parametrize('method', ['getPID', 'getAllProcessInfo'])
+def test_odd_answer_costs_one_tick_and_one_line(
+        method: str, start_supervisord: StartSupervisord, start_listener: StartListener,
+        start_fake_server: StartFakeServer) -> None:
+    supervisord = start_supervisord(sleeper('big'))
+    pid, = supervisord.wait_up('big')
+    rules = Rules()
+    rules.at('getPID', '', reply([]))  # to the first try, before any tick
+    listener = start_listener(start_fake_server(rules, supervisord.env), '-a', TINY)
+    listener.wait_ready()
+    if method == 'getAllProcessInfo':
+        rules.at('getAllProcessInfo', '', reply(Fault(Faults.FAILED, 'one')))
+        listener.send()
+    for name, answer in {**NO_SUPERVISORD, **ODD_ANSWERS}.items():
+        count = len(listener.messages())
+        rules.at(method, '', answer)
+        listener.send()
+        said = listener.messages()[count:]
+        assert len(said) == 1 and said[0].startswith('ERROR memmon: '), (name, said)
+    listener.send()
+    supervisord.wait_new_pid('big', pid)
+    assert 'Traceback' not in listener.log()
+
+
+IN_A_RESTART: dict[str, Answer] = {**NO_SUPERVISORD, **ODD_ANSWERS, 'lose': lose,
+                                   'failed': reply(Fault(Faults.FAILED, 'line 1\nline 2'))}
+
+
+@pytest.mark.parametrize('method', ['getProcessInfo', 'stopProcess', 'startProcess'])
+def test_odd_answer_in_a_restart_loses_no_program(
+        method: str, start_supervisord: StartSupervisord, start_listener: StartListener,
+        start_fake_server: StartFakeServer) -> None:
+    names = [chr(ord('a') + number) * 3 for number in range(len(IN_A_RESTART))]
+    supervisord = start_supervisord(''.join(map(sleeper, names)))
+    supervisord.wait_up(*names)
+    rules = Rules()
+    for name, answer in zip(names, IN_A_RESTART.values()):
+        rules.at(method, f'{name}:{name}', answer)
+    listener = start_listener(start_fake_server(rules, supervisord.env), '-a', TINY)
+    listener.send()
+    listener.wait_idle(90)
+    assert supervisord.states() == dict.fromkeys(names, 'RUNNING')
+    assert 'Traceback' not in listener.log() and 'a worker failed' not in listener.log()
+    assert 'failed to start' not in listener.log()  # one refusal is a hiccup
+    for name in names:
+        listener.assert_log(f' {name}:{name}: ')
