@@ -89,7 +89,8 @@ def map_file(size: int) -> object:
     """Return a file of some MB, mapped, and read so that it counts as RSS."""
     path = f'mapped.{os.getpid()}'
     with open(path, 'w+b') as file:
-        file.write(b'x' * (size * MB))
+        for _ in range(size):  # piece by piece: the whole would be private for a moment
+            file.write(b'x' * MB)
         file.flush()
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     os.unlink(path)
