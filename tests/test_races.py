@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Mapping
 
 import pytest
 from fake_server import (Answer, Exchange, Rules, StartFakeServer, first, forward, lose,
@@ -92,6 +92,16 @@ class Stages:
 UNANNOUNCED = ('configs', 'look', 'before')  # the stages before the stop is announced
 
 
+def pass_stages(stages: Stages, listeners: Mapping[str, Listener], tmp_path: Path) -> None:
+    """Have each listener restart its program, past the stage at which something happens."""
+    for listener in listeners.values():
+        listener.send()
+    for name in ('before', 'after'):
+        wait_until((tmp_path / f'{name}.{name}').exists)
+        stages.act_once(name)
+    (tmp_path / 'go').touch()
+
+
 def start_ten(stages: Stages, path: Path, supervisord: Supervisord,
               start_listener: StartListener, start_fake_server: StartFakeServer
               ) -> dict[str, Listener]:
@@ -120,12 +130,7 @@ def test_worker_is_killed_at_any_stage(
 
     stages = Stages(kill_worker)
     listeners.update(start_ten(stages, tmp_path, supervisord, start_listener, start_fake_server))
-    for listener in listeners.values():
-        listener.send()
-    for name in ('before', 'after'):
-        wait_until((tmp_path / f'{name}.{name}').exists)
-        stages.act_once(name)
-    (tmp_path / 'go').touch()
+    pass_stages(stages, listeners, tmp_path)
     wait_until(lambda: stages.done == set(stages.calls))
     for name, listener in listeners.items():
         listener.wait_idle()
@@ -157,12 +162,7 @@ def test_listener_is_ended_at_any_stage(
 
     stages = Stages(end_listener)
     listeners.update(start_ten(stages, tmp_path, supervisord, start_listener, start_fake_server))
-    for listener in listeners.values():
-        listener.send()
-    for name in ('before', 'after'):
-        wait_until((tmp_path / f'{name}.{name}').exists)
-        stages.act_once(name)
-    (tmp_path / 'go').touch()
+    pass_stages(stages, listeners, tmp_path)
     wait_until(lambda: len(workers) == len(stages.calls))
     wait_until(lambda: not any(map(is_running, workers.values())))
     all_run(supervisord)
