@@ -75,7 +75,7 @@ def tick_and_finish(listener: Listener) -> None:
     (['printf', '%s', '$HOME "x"'], b'', b'$HOME "x"'),
     ('cat', b'x' * 300_000, b'x' * 300_000),
     ('exec <&-; echo done', b'x' * 300_000, b'done\n'),
-])
+], ids=['shell', 'words', 'all is read', 'nothing is read'])
 def test_what_a_command_prints_is_returned_where_that_is_wanted(
         command: str | list[str], text: bytes, printed: bytes) -> None:
     assert memmon.run(command, 10, text, output=subprocess.PIPE) == printed
