@@ -36,6 +36,7 @@ import tempfile
 import textwrap
 import time
 import urllib.parse
+from operator import itemgetter
 from types import FrameType
 from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Protocol,
                     Sequence, TextIO, Tuple, get_type_hints)
@@ -567,10 +568,10 @@ def read_proc(path: bytes) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        text = piece = os.read(descriptor, 4096)
-        while len(piece) > 2048:
-            piece = os.read(descriptor, 4096)
-            text += piece
+        text = os.read(descriptor, 4096)
+        if len(text) > 2048:
+            while piece := os.read(descriptor, 4096):
+                text += piece
         return text
     finally:
         os.close(descriptor)
@@ -594,7 +595,7 @@ class ProcFiles:
     def rss(self, pid: int) -> int | None:
         try:
             return int(read_proc(b'/proc/%d/statm' % pid).split(None, 2)[1]) * PAGE_BYTES
-        except (*GONE, PermissionError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             return None  # it has ended, or is hidden from this user
 
 
@@ -718,10 +719,11 @@ def measure_bound(processes: Processes, pids: Sequence[int], with_swap: bool
 
     None if the first of them is not known.
     """
-    sizes = list(map(processes.rss, pids))
-    if sizes[0] is None:
+    rss = processes.rss(pids[0])
+    if rss is None:
         return None
-    rss = sum(filter(None, sizes))
+    if len(pids) > 1:
+        rss += sum(filter(None, map(processes.rss, pids[1:])))
     return rss, rss + sum(map(read_swap, pids)) if with_swap else rss
 
 
@@ -1076,6 +1078,11 @@ class Reading(NamedTuple):
         return HARD if self.memory > self.hard else SOFT
 
     @property
+    def given(self) -> str:
+        """The option that set the limit."""
+        return self.limit.given if self.limit else ''
+
+    @property
     def share(self) -> float | None:
         """How much of the limit is used, 1 being all of it; None if that is not known."""
         if self.memory is None or self.soft == math.inf:
@@ -1101,23 +1108,20 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
     """Measure a process: exactly as its limit counts, or by what that cannot exceed."""
     for_total = limit is not None and limit is options.total
     measure = (TOTAL_MEASURES if for_total else MEASURES)[options.kind]
-    name = measure.name
-    if options.cumulative or for_total:
+    name, pids = measure.name, [process.pid]
+    if for_total or options.cumulative:
+        name += '' if for_total else ' with descendants'
         pids = tree(processes, process.pid)
-        if not for_total:
-            name += ' with descendants'
-    else:
-        pids = [process.pid]
-    bound = measure_bound(processes, pids, 'SwapPss' in measure.fields and has_swap())
+    rss, bound = measure_bound(
+        processes, pids, 'SwapPss' in measure.fields and has_swap()) or (None, None)
+    memory, is_exact = bound, exactly or not measure.fields
+    unread: tuple[int, ...] = ()
+    if exactly and measure.fields and bound is not None:
+        memory, unread = measure_exactly(processes, pids, measure)
     # XML-RPC has no integers after 2038.
     uptime = None if process.start == 2 ** 31 - 1 else max(0, int(time.time()) - process.start)
-    if not bound:
-        return Reading(process, limit, *sizes, None, None, None, name, uptime)
-    if not exactly or not measure.fields:
-        return Reading(process, limit, sizes[0], sizes[1], bound[0], bound[1], bound[1], name,
-                       uptime, not measure.fields)
-    memory, unread = measure_exactly(processes, pids, measure)
-    return Reading(process, limit, *sizes, *bound, memory, name, uptime, True, unread)
+    return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, name, uptime, is_exact,
+                   unread)
 
 
 def add_up(readings: Sequence[Reading], limit: Limit, sizes: tuple[float, float]) -> Reading:
@@ -1130,37 +1134,50 @@ def add_up(readings: Sequence[Reading], limit: Limit, sizes: tuple[float, float]
 
 
 class Course:
-    """The memory of a process over time, in points that get fewer as they get older."""
+    """The memory of a process over time, in points that get fewer as they get older.
+
+    A point stands for a stretch of looks, and is that which showed the most.
+    """
 
     MOST_POINTS = 32
 
     def __init__(self) -> None:
-        self.points: list[tuple[float, int]] = []  # seconds of the monotonic clock, bytes
-        self.looks = 0
-        self.looks_per_point = 1
+        self.past: list[tuple[float, int]] = []  # seconds of the monotonic clock, bytes
+        self.most = self.last = NO_POINT         # of the present stretch, and of all
+        self.looks = 0                           # in the present stretch
+        self.stretch = 1                         # looks
 
     def add(self, now: float, memory: int) -> None:
-        """Add what a look has shown; a point keeps the most of its looks, the last one the last."""
-        if len(self.points) == self.MOST_POINTS:
-            first, *middle, last = self.points
-            pairs = zip(middle[::2], middle[1::2])
-            self.points = [first, *(max(pair, key=second) for pair in pairs), last]
-            self.looks_per_point *= 2
-        if self.looks % self.looks_per_point and len(self.points) > 2:
-            kept = self.points.pop()
-            if kept[1] > self.points[-1][1]:
-                self.points[-1] = kept
-        self.points.append((now, memory))
+        """Add what a look has shown."""
+        self.last = now, memory
+        if memory >= self.most[1]:
+            self.most = self.last
         self.looks += 1
+        if self.looks >= self.stretch:
+            self.past.append(self.most)
+            self.most, self.looks = NO_POINT, 0
+            if len(self.past) > self.MOST_POINTS - 2:
+                first, *others = self.past
+                self.past = [first, *(max(pair, key=itemgetter(1))
+                                      for pair in zip(others[::2], others[1::2]))]
+                self.stretch *= 2
+
+    @property
+    def points(self) -> list[tuple[float, int]]:
+        """The first look, the most of each stretch, and the last look."""
+        ends = [end for end in (self.most, self.last)
+                if end not in (NO_POINT, *self.past[-1:])]
+        return [*self.past, *dict.fromkeys(ends)]
 
     def describe(self, room: float) -> str:
         """Return where it came from and where it goes, when so many bytes are left; or nothing."""
-        if len(self.points) < 2:
+        points = self.points
+        if len(points) < 2:
             return ''
-        (began, first), (now, last) = self.points[0], self.points[-1]
+        (began, first), (now, last) = points[0], points[-1]
         text = (f'{format_size(first)} -> {format_size(last)} in {format_duration(now - began)}, '
-                f'peak {format_size(max(map(second, self.points)))}')
-        then, middle = self.points[(len(self.points) - 1) // 2]
+                f'peak {format_size(max(map(itemgetter(1), points)))}')
+        then, middle = points[(len(points) - 1) // 2]
         growth = (last - middle) / (now - then) if now > then else 0
         if growth > 0 and 0 < room <= growth * LONGEST_FORECAST_SECS:
             text += (f', growing {format_size(growth * 3600)}/h, reaches its limit in '
@@ -1169,15 +1186,12 @@ class Course:
 
     def picture(self) -> str:
         """Return the points as block characters, from nothing to the peak."""
-        peak = max(map(second, self.points), default=0) or 1
+        peak = max(map(itemgetter(1), self.points), default=0) or 1
         return ''.join('▁▂▃▄▅▆▇█'[min(7, 8 * size // peak)] for _, size in self.points)
 
 
+NO_POINT = -math.inf, -1
 LONGEST_FORECAST_SECS = 365 * 24 * 60 * 60
-
-
-def second(pair: tuple[float, int]) -> int:
-    return pair[1]
 
 
 class Restart(NamedTuple):
@@ -1473,8 +1487,7 @@ def describe_sizes(reading: Reading) -> str:
 def describe_excess(reading: Reading) -> str:
     """Return what exceeds which limit, such as RSS 270.6MB is over 200MB (-a 200MB)."""
     size = reading.hard if reading.level == HARD else reading.soft
-    given = reading.limit.given if reading.limit else ''
-    return f'{describe_use(reading)} is over {format_size(size)} ({given})'
+    return f'{describe_use(reading)} is over {format_size(size)} ({reading.given})'
 
 
 def describe_cause(reading: Reading, total: Reading | None) -> str:
@@ -2629,10 +2642,34 @@ def read_event(stdin: TextIO) -> str | None:
     return tokens['eventname']
 
 
+VERDICT_EVENTS = {NEAR: 'near limit', HELD: 'held', VAIN: 'limit too low', DUE: 'would restart'}
+
+
+def explain_verdict(event: str, history: History, reading: Reading, total: Reading | None,
+                    options: Options, now: float) -> str:
+    """Return the sentences on a verdict that is no restart."""
+    cause = describe_cause(reading, total)
+    if event == 'near limit':
+        growth = history.course.describe(reading.soft - (reading.memory or 0))
+        return (f'{describe_use(reading)} of {describe_sizes(reading)} ({reading.given}), '
+                f'{reading.share or 0:.0%}' + f'; {growth}' * bool(growth))
+    if event == 'held' and options.restarts:
+        times, secs = options.restarts
+        return (f'{cause}; memmon has restarted it {times} time{"s" * (times != 1)} within '
+                f'{format_duration(secs)}: it is left running')
+    if event == 'limit too low':
+        ago = format_duration(now - history.restarts[-1].at) if history.restarts else 'soon'
+        return (f'{cause}; it is over its limit again {ago} after a restart: raise the limit if '
+                'the program needs that much; memmon restarts it again when it has grown by half'
+                + ', or is over its hard size' * (reading.level == SOFT
+                                                  and reading.hard != math.inf))
+    return cause
+
+
 NO_TICK_INFO_SECS, NO_TICK_WARNING_SECS = 120, 3660
-LOOK_SECS = 1         # between two looks, at least, unless a limit may be reached sooner
-LEAST_LOOK_SECS = 0.2
-LOOK_SHARE = 20       # and so many times the CPU time of the last look
+LOOK_SECS = 1          # between two looks, at least
+TOTAL_LOOK_SECS = 0.5  # likewise where the total grows: beyond its limit the kernel may kill
+LOOK_SHARE = 100       # and so many times the CPU time of the last look
 HOUR = 3600
 DAY = 24 * HOUR
 
@@ -2665,11 +2702,15 @@ class Listener:
                 self.look(is_tick=True)
             else:
                 self.interval, self.look_at = 0, None
-                if 'no TICK' not in self.said:
-                    self.said.add('no TICK')
-                    log.warning('%s is not a TICK event; memmon acts on TICK events only, such as '
-                                'events=TICK_60', one_line(event))
+                self.say_once('no TICK', logging.WARNING, f'{one_line(event)} is not a TICK event; '
+                              'memmon acts on TICK events only, such as events=TICK_60')
             childutils.listener.ok(stdout)
+
+    def say_once(self, what: str, level: int, line: str) -> None:
+        """Log a line unless it was logged before."""
+        if what not in self.said:
+            self.said.add(what)
+            log.log(level, '%s', line)
 
     def wait(self, stdin: int) -> None:
         """Take in what the workers write, and look when that is due, until there is an event."""
@@ -2685,7 +2726,8 @@ class Listener:
                 self.look_at = None
                 if now <= self.last_tick + 2 * self.interval and not self.monitor.needs_ps:
                     self.look(is_tick=False)
-            self.say_no_tick(now)
+            if not self.interval:
+                self.say_no_tick(now - self.last_tick)
 
     def secs_to_wait(self) -> float | None:
         """Return for how long to wait for an event; None: as long as it takes."""
@@ -2695,158 +2737,128 @@ class Listener:
             times.append(now + 1)  # for a place, or for a fork that succeeds
         if self.look_at is not None:
             times.append(self.look_at)
-        if 'no TICK' not in self.said and not self.interval:
+        if not self.interval and 'no TICK' not in self.said:
             times.append(self.last_tick + (NO_TICK_WARNING_SECS if 'no TICK yet' in self.said
                                            else NO_TICK_INFO_SECS))
         return max(0, min(times) - now) if times else None
 
-    def say_no_tick(self, now: float) -> None:
+    def say_no_tick(self, secs: float) -> None:
         """Log that no TICK has come: INFO at first, as with TICK_3600 that takes an hour."""
-        if self.interval or 'no TICK' in self.said:
-            return
-        if now - self.last_tick >= NO_TICK_WARNING_SECS:
-            self.said.add('no TICK')
-            log.warning('no TICK for an hour: check that the section is an [eventlistener:x] with '
-                        'events=TICK_60')
-        elif now - self.last_tick >= NO_TICK_INFO_SECS and 'no TICK yet' not in self.said:
-            self.said.add('no TICK yet')
-            log.info('no TICK yet: normal with TICK_3600, else check that the section is an '
-                     '[eventlistener:x]')
+        advice = 'check that the section is an [eventlistener:x]'
+        if secs >= NO_TICK_WARNING_SECS:
+            self.say_once('no TICK', logging.WARNING,
+                          f'no TICK for an hour: {advice} with events=TICK_60')
+        elif secs >= NO_TICK_INFO_SECS and 'no TICK' not in self.said:
+            self.say_once('no TICK yet', logging.INFO,
+                          f'no TICK yet: normal with TICK_3600, else {advice}')
 
     def look(self, is_tick: bool) -> None:
         """Look at the processes, judge, and have restarted what is to be restarted."""
         now, used = time.monotonic(), time.process_time()
-        failure, is_planned = '', False
-        reports: list[Report] = []
-        due: list[Judged] = []
+        failure: Exception | None = None
         if not is_tick:
             self.monitor.looks += 1
             log.debug('a look between two ticks')
         try:
             pairs = self.monitor.look(now)
-            self.log_readings(pairs)
-            self.find_blocked(now)
-            for history, reading in pairs:
-                verdict = judge(reading, history, self.options, now)
-                if verdict != WITHIN:
-                    reports += self.conclude(history, reading, None, verdict, now)
-                if verdict == DUE and self.may_try(history, reading.level, is_tick):
-                    due.append((history, reading, None))
-            for history, reading, total in self.judge_total(due, is_tick, now, reports):
-                due.append((history, reading, total))
-            reports += self.still_down(now)
             if self.monitor.hidden and not self.monitor.running:
-                failure = f'no process can be measured: {HIDDEN}'
-        except ShuttingDown as error:
-            failure, is_planned = str(error), True
-        except (MeasureError, SupervisordError) as error:
-            failure = str(error)
-        except Fault as error:
-            failure = reason_of(error)
+                raise MeasureError(f'no process can be measured: {HIDDEN}')
+            self.restart(self.judge_all(pairs, is_tick, now))
+        except (MeasureError, SupervisordError, Fault) as error:
+            failure = error
         except Exception as error:  # a tick survives anything
-            failure = f'{type(error).__name__}: {one_line(error)}'
+            failure = MeasureError(f'{type(error).__name__}: {one_line(error)}')
             log_failure('a look failed', error)
         if is_tick or not failure:
-            reports += self.blindness(failure, is_planned)
-        for report in reports:
-            self.report(report)
-        if not self.options.dry_run and due:
-            self.restart(due)
+            self.say_blind(failure)
         self.plan_look(time.monotonic(), time.process_time() - used)
         if self.write_metrics and is_tick:
             self.write_metrics(self.monitor, self.interval, not failure, now)
 
-    def log_readings(self, pairs: Sequence[tuple[History, Reading]]) -> None:
-        """Log what each process uses."""
+    def judge_all(self, pairs: Sequence[tuple[History, Reading]], is_tick: bool, now: float
+                  ) -> list[Judged]:
+        """Report what follows from all readings; return what is to be restarted."""
         if log.isEnabledFor(logging.DEBUG):
             for _, reading in pairs:
                 log.debug('%s: %s of %s (%s)', reading.process.namespec, describe_use(reading),
-                          describe_sizes(reading), reading.limit.given if reading.limit else '')
+                          describe_sizes(reading), reading.given)
+        self.find_blocked(now)
+        due: list[Judged] = []
+        for history, reading in pairs:
+            verdict = judge(reading, history, self.options, now)
+            if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
+                due.append((history, reading, None))
+        if not due or self.options.dry_run:  # else what is restarted may bring the total down
+            due += self.judge_total(is_tick, now)
+        return due
 
     def find_blocked(self, now: float) -> None:
-        """Find out which pools are being restarted, or have lost a process."""
+        """Find out which pools are being restarted, or have lost a process: report it each day."""
         histories = self.monitor.histories.values()
-        pools = {job.history.pool for job in self.workers.jobs()}
-        pools |= {history.pool for history in histories if is_lost(history, now)}
+        lost = [history for history in histories if history.lost and is_lost(history, now)]
+        pools = {history.pool for history in lost}
+        pools.update(job.history.pool for job in self.workers.jobs())
         for history in histories:
             history.is_blocked = history.pool in pools
-
-    def may_try(self, history: History, level: str, is_tick: bool) -> bool:
-        """Tell whether to try a restart: what was refused is tried at ticks, and once over hard."""
-        return is_tick or not history.refused or (level == HARD and history.refused != HARD)
+        for history in lost:
+            process = history.process
+            since = history.said_ever.setdefault('still down', now)
+            if history.lost and history.lost.until == math.inf and now - since >= DAY:
+                history.said_ever['still down'] = now
+                self.report(Report('still down', f'{process.namespec}: {process.statename}: '
+                                   f'{process.spawnerr}; no other process of its pool is touched'))
 
     def conclude(self, history: History, reading: Reading, total: Reading | None, verdict: str,
-                 now: float) -> list[Report]:
-        """Return what is to be reported of a verdict, once."""
-        cause = ''
-        event = {NEAR: 'near limit', HELD: 'held', VAIN: 'limit too low'}.get(verdict, '')
-        if verdict == DUE:
-            history.said.pop('held', None)
-            event = 'would restart' if self.options.dry_run else ''
-        said = history.said
-        if verdict == VAIN and not total:
-            said = history.said_ever
-            level = reading.level
-            if level not in history.vain:
-                history.vain[level] = Vain(now, reading.memory or 0)
-        elif total and verdict in (VAIN, NEAR):
-            return []
-        key = f'{event} for -t' if total and event else event
-        if not event or key in said:
-            return []
-        said[key] = now
-        cause = describe_cause(reading, total)
-        course = draw_course(history, reading)
-        if event == 'near limit':
-            given = reading.limit.given if reading.limit else ''
-            growth = history.course.describe(reading.soft - (reading.memory or 0))
-            cause = (f'{describe_use(reading)} of {describe_sizes(reading)} ({given}), '
-                     f'{reading.share or 0:.0%}' + f'; {growth}' * bool(growth))
-        elif event == 'held' and self.options.restarts:
-            times, secs = self.options.restarts
-            cause += (f'; memmon has restarted it {times} time{"s" * (times != 1)} within '
-                      f'{format_duration(secs)}: it is left running')
-        elif event == 'limit too low':
-            ago = format_duration(now - history.restarts[-1].at) if history.restarts else 'soon'
-            cause += (f'; it is over its limit again {ago} after a restart: raise the limit if '
-                      'the program needs that much; memmon restarts it again when it has grown by '
-                      'half' + ', or is over its hard size' * (
-                          reading.level == SOFT and reading.hard != math.inf))
-        return [Report(event, cause, reading, total, course=course)]
+                 is_tick: bool, now: float) -> bool:
+        """Report a verdict, unless that was done; tell whether to restart the process now.
 
-    def judge_total(self, due: Sequence[Judged], is_tick: bool, now: float, reports: list[Report]
-                    ) -> list[Judged]:
+        What was refused before is tried again at ticks, and once when it is over its hard size.
+        """
+        event = VERDICT_EVENTS.get(verdict, '')
+        said = history.said
+        if verdict == DUE:
+            said.pop('held', None)
+            event = event if self.options.dry_run else ''
+        elif total and verdict != HELD:
+            event = ''
+        elif verdict == VAIN:
+            said = history.said_ever
+            history.vain.setdefault(reading.level, Vain(now, reading.memory or 0))
+        key = event + ' for -t' * bool(total)
+        if event and key not in said:
+            said[key] = now
+            self.report(Report(event, explain_verdict(event, history, reading, total, self.options,
+                                                      now),
+                               reading, total, course=draw_course(history, reading)))
+        return verdict == DUE and (is_tick or not history.refused or (
+            (total or reading).level == HARD and history.refused != HARD))
+
+    def judge_total(self, is_tick: bool, now: float) -> list[Judged]:
         """Return the one process, if any, that is to be restarted for the sake of the total.
 
         The largest; but none that is smaller than the excess, whose restart cannot help enough.
         """
         history, options = self.monitor.total, self.options
-        total = history.reading
-        if not options.total or not total or not total.level or total.memory is None:
+        if not (options.total and history.reading and history.reading.level):
             self.said.discard('total too low')
             return []
-        total = self.without_stopping(total, now)
+        total = self.without_stopping(history.reading, now)
         since = now if history.over_since is None else history.over_since
-        if total is None or total.memory is None or (
-                total.level == SOFT and now - since < options.patience):
+        if not total or total.level == SOFT and now - since < options.patience:
             return []
-        if due and not options.dry_run:
-            return []  # what is restarted for its own limit may help
-        excess = total.memory - total.soft
+        excess = (total.memory or 0) - total.soft
         candidates = [(other, other.part) for other in self.monitor.running
-                      if other.part and not (other.limit and other.limit.soft == NO_SIZE)]
+                      if other.part and (other.part.memory or 0) >= excess
+                      and not (other.limit and other.limit.soft == NO_SIZE)]
         candidates.sort(key=lambda pair: ('postponed' in pair[0].said, -(pair[1].memory or 0)))
         for other, part in candidates:
-            if (part.memory or 0) < excess:
-                continue
             verdict = judge(part, other, options, now, total)
-            reports += self.conclude(other, part, total, verdict, now)
-            if verdict == DUE and self.may_try(other, total.level, is_tick):
+            if self.conclude(other, part, total, verdict, is_tick, now):
                 return [(other, part, total)]
         if is_tick and 'total too low' not in self.said and not self.workers.jobs():
             self.said.add('total too low')
-            reports.append(Report('total too low', f'total {describe_excess(total)}, but there is '
-                                  'no process whose restart would help'))
+            self.report(Report('total too low', f'total {describe_excess(total)}, but there is '
+                               'no process whose restart would help'))
         return []
 
     def without_stopping(self, total: Reading, now: float) -> Reading | None:
@@ -2859,39 +2871,24 @@ class Listener:
             if worker.jobs and not worker.is_failing:
                 if total.level != HARD or now - worker.began < SLOW_STOP_SECS:
                     return None
-                for job in worker.jobs:
-                    part = job.history.part
-                    if job.is_owed and part and worker.stopping_since is not None:
-                        memory -= part.memory or 0
+                if worker.stopping_since is not None:
+                    memory -= sum(job.history.part.memory or 0 for job in worker.jobs
+                                  if job.is_owed and job.history.part)
         left = total._replace(memory=memory)
         return left if left.level == total.level else None
 
-    def still_down(self, now: float) -> list[Report]:
-        """Return what is to be said once a day of processes that memmon took down."""
-        reports = []
-        for history in self.monitor.histories.values():
-            lost = history.lost
-            if lost and lost.until == math.inf and is_lost(history, now):
-                said = history.said_ever.setdefault('still down', now)
-                if now - said >= DAY:
-                    history.said_ever['still down'] = now
-                    reports.append(Report(
-                        'still down', f'{history.process.namespec}: {history.process.statename}: '
-                        f'{history.process.spawnerr}; no other process of its pool is touched'))
-        return reports
-
-    def blindness(self, failure: str, is_planned: bool) -> list[Report]:
-        """Return what is to be reported of a tick that could check nothing, or can again."""
-        ticks, self.blind_ticks = self.blind_ticks, self.blind_ticks + 1 if failure else 0
-        if is_planned:
-            self.blind_ticks = ticks
+    def say_blind(self, failure: Exception | None) -> None:
+        """Report a tick that could check nothing, or that memmon sees again."""
+        if isinstance(failure, ShuttingDown):
             log.info('tick skipped: %s', failure)
-            return []
-        if failure:
-            return [Report('blind' if ticks == 1 else 'tick skipped', failure)]
-        if ticks > 1:
-            return [Report('seen again', f'after {ticks} ticks')]
-        return []
+        elif failure:
+            self.blind_ticks += 1
+            self.report(Report('blind' if self.blind_ticks == 2 else 'tick skipped',
+                               reason_of(failure)))
+        else:
+            if self.blind_ticks > 1:
+                self.report(Report('seen again', f'after {self.blind_ticks} ticks'))
+            self.blind_ticks = 0
 
     def report(self, report: Report) -> None:
         """Log something, and have the mail and the user's commands for it delivered."""
@@ -2900,11 +2897,12 @@ class Listener:
 
     def restart(self, due: Sequence[Judged]) -> None:
         """Have processes restarted, those of a pool one after the other."""
-        self.workers.supervisord_pid = self.monitor.supervisord_pid
-        self.workers.add([Job(history, reading, total, tuple(
-            namespec for namespec, other in self.monitor.histories.items()
-            if other.pool == history.pool and other is not history))
-            for history, reading, total in due])
+        if due and not self.options.dry_run:
+            self.workers.supervisord_pid = self.monitor.supervisord_pid
+            self.workers.add([Job(history, reading, total, tuple(
+                namespec for namespec, other in self.monitor.histories.items()
+                if other.pool == history.pool and other is not history))
+                for history, reading, total in due])
 
     def take(self, lines: Sequence[tuple[Job, Line]]) -> None:
         """Remember what became of restarts, and report it."""
@@ -2915,15 +2913,12 @@ class Listener:
             report = report_of(job, line)
             history = self.monitor.histories.get(job.reading.process.namespec, job.history)
             level = (report.total or report.reading or job.reading).level
-            if line.event != 'postponed':
-                self.monitor.named = None  # whatever the pids say: a pid can come back
-                if self.interval:
-                    self.look_at = now + LOOK_SECS  # a leak goes on where it was killed, too
             history.refused = ''
             if line.event == 'restarted':
-                history.restarts = [*history.restarts_within(
-                    max(HOUR, self.options.restarts.secs if self.options.restarts else 0), now),
-                    Restart(now, level, job.total is not None)]
+                rate = self.options.restarts
+                history.restarts = [*history.restarts_within(max(HOUR, rate.secs if rate else 0),
+                                                             now),
+                                    Restart(now, level, job.total is not None)]
                 history.restarts_total += 1
                 history.lost = None
             elif line.event in LOST_EVENTS:
@@ -2933,50 +2928,55 @@ class Listener:
             else:
                 history.refused = level or SOFT
                 history.failures_total += line.event == 'failed to stop'
-            if line.event != 'postponed':
-                self.report(report)
-            elif 'postponed' not in history.said:
-                history.said['postponed'] = now
-                self.report(report)
-            elif (now - history.said['postponed'] >= HOUR
-                  and 'postponed for an hour' not in history.said):
-                history.said['postponed for an hour'] = now
-                self.report(report._replace(event='postponed for an hour'))
+            if line.event == 'postponed':
+                self.say_postponed(history, report, now)
+                continue
+            self.report(report)
+            self.monitor.named = None  # whatever the pids say: a pid can come back
+            if self.interval:
+                self.look_at = now + LOOK_SECS  # a leak goes on where it was killed, too
+
+    def say_postponed(self, history: History, report: Report, now: float) -> None:
+        """Report that a `before` command asked to wait: once, and once more after an hour."""
+        since = history.said.setdefault('postponed', now)
+        if since == now:
+            self.report(report)
+        elif now - since >= HOUR and 'postponed for an hour' not in history.said:
+            history.said['postponed for an hour'] = now
+            self.report(report._replace(event='postponed for an hour'))
 
     def plan_look(self, now: float, cpu_secs: float) -> None:
-        """Find out when to look before the next tick: when a limit could be reached before it.
+        """Find out when to look before the next tick: if a limit could be reached before that.
 
-        After half of the time that the fastest growth would take, but not in less than a second, or
-        than a fifth of one where the limit would be reached sooner.
+        After half of the time that the growth would take, if it goes on.
         """
         self.look_at = None
-        if not self.interval or self.monitor.needs_ps:
+        if not self.interval or self.monitor.needs_ps or self.options.dry_run:
             return
+        left = self.last_tick + self.interval - now
         has_before = 'before' in dict(self.options.on)
-        earliest = math.inf
+        waits = [math.inf]
         for history in self.monitor.limited:
             if history.rate > 0 and history.reading:
-                waits = has_before and 'postponed' in history.said
-                room = next_size(history, self.options, now, waits) - (history.reading.memory or 0)
-                earliest = min(earliest, room / history.rate)
+                size = next_size(history, self.options, now,
+                                 has_before and 'postponed' in history.said)
+                secs = (size - (history.reading.memory or 0)) / history.rate
+                waits.append(max(LOOK_SECS, secs / 2) if secs < left else math.inf)
         total = self.monitor.total
-        if self.options.total and total.reading and total.rate > 0 and not self.options.dry_run:
-            sizes = (total.reading.hard,) if self.options.patience else total.reading[2:4]
-            earliest = min([earliest, *((size - (total.reading.memory or 0)) / total.rate
-                                        for size in sizes if size > (total.reading.memory or 0))])
-        if now + earliest < self.last_tick + self.interval:
-            self.look_at = now + max(min(LOOK_SECS, earliest), LEAST_LOOK_SECS,
-                                     LOOK_SHARE * cpu_secs, earliest / 2)
+        if self.options.total and total.reading and total.rate > 0:
+            for limit in (total.reading.soft, total.reading.hard)[bool(self.options.patience):]:
+                secs = (limit - (total.reading.memory or 0)) / total.rate
+                waits.append(max(TOTAL_LOOK_SECS, secs / 2) if 0 < secs < left else math.inf)
+        if min(waits) < math.inf:
+            self.look_at = now + max(LOOK_SHARE * cpu_secs, min(waits))
 
     def end(self) -> None:
         """See to it that what killed workers owe is started, when supervisord has closed stdin."""
-        pipes = [worker.pipe for worker in self.workers.workers]
-        while pipes:
-            ready = wait_readable(pipes, 0)
-            if not ready:
-                break
-            self.take(self.workers.collect(ready))
+        ready = [-1]
+        while ready:
             pipes = [worker.pipe for worker in self.workers.workers]
+            ready = wait_readable(pipes, 0)
+            self.take(self.workers.collect(ready))
         self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].is_owed]
         self.take(self.workers.start_some())
         for delivery in self.workers.deliveries:

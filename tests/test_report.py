@@ -115,8 +115,11 @@ def conclude(args: str, verdict: str, of: Reading, total: Reading | None = None,
     history = History(of.process)
     for name, value in fields.items():
         setattr(history, name, value)
-    return [report for now in (1000, 1060)
-            for report in listener.conclude(history, of, total, verdict, now)]
+    reports: list[Report] = []
+    setattr(listener, 'report', reports.append)
+    for now in (1000, 1060):
+        listener.conclude(history, of, total, verdict, True, now)
+    return reports
 
 
 RESTARTED = {'restarts': [memmon.Restart(940, memmon.SOFT, False)]}
@@ -162,9 +165,7 @@ def test_growth_is_said_with_what_is_near() -> None:
     history = History(process())
     for at, mb in ((0, 100), (3600, 160)):
         history.note(reading(mb * MB), at)
-    listener = memmon.Listener(options('-a 200MB -w 80'), memmon.Server('unix:///none'))
-    assert history.reading
-    [report] = listener.conclude(history, history.reading, None, memmon.NEAR, 3600)
+    [report] = conclude('-a 200MB -w 80', memmon.NEAR, reading(160 * MB), course=history.course)
     assert report.line == ('RSS 160MB of 200MB (-a 200MB), 80%; 100MB -> 160MB in 1:00:00, peak '
                            '160MB, growing 60MB/h, reaches its limit in 0:40:00')
     assert report.course == ('▆█  100MB -> 160MB in 1:00:00, peak 160MB, growing 60MB/h, reaches '
