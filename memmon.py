@@ -594,7 +594,12 @@ class ProcFiles:
 
     def rss(self, pid: int) -> int | None:
         try:
-            return int(read_proc(b'/proc/%d/statm' % pid).split(None, 2)[1]) * PAGE_BYTES
+            # Not read_proc: there is one of these for each process at each look.
+            statm = os.open(f'/proc/{pid}/statm', os.O_RDONLY)
+            try:
+                return int(os.read(statm, 100).split(None, 2)[1]) * PAGE_BYTES
+            finally:
+                os.close(statm)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return None  # it has ended, or is hidden from this user
 
@@ -713,18 +718,12 @@ def read_peak(pids: Iterable[int]) -> int:
     return peak
 
 
-def measure_bound(processes: Processes, pids: Sequence[int], with_swap: bool
-                  ) -> tuple[int, int] | None:
-    """Return the RSS of some processes, and with what of them is swapped out if that counts.
-
-    None if the first of them is not known.
-    """
+def measure_rss(processes: Processes, pids: Sequence[int]) -> int | None:
+    """Return the RSS of some processes in bytes; None if that of the first is not known."""
     rss = processes.rss(pids[0])
-    if rss is None:
-        return None
-    if len(pids) > 1:
-        rss += sum(filter(None, map(processes.rss, pids[1:])))
-    return rss, rss + sum(map(read_swap, pids)) if with_swap else rss
+    if rss is None or len(pids) == 1:
+        return rss
+    return rss + sum(filter(None, map(processes.rss, pids[1:])))
 
 
 def measure_exactly(processes: Processes, pids: Iterable[int], measure: Measure
@@ -1104,24 +1103,32 @@ def sizes_of(limit: Limit | None, machine: int) -> tuple[float, float]:
 
 
 def take_reading(processes: Processes, process: Process, limit: Limit | None,
-                 sizes: tuple[float, float], options: Options, exactly: bool) -> Reading:
-    """Measure a process: exactly as its limit counts, or by what that cannot exceed."""
+                 sizes: tuple[float, float], options: Options, exactly: bool, now: float = 0
+                 ) -> Reading:
+    """Measure a process: exactly as its limit counts, or by what that cannot exceed.
+
+    now: seconds since the epoch, if the caller knows them: to ask costs as much as to judge.
+    """
     for_total = limit is not None and limit is options.total
     measure = (TOTAL_MEASURES if for_total else MEASURES)[options.kind]
     name, pids = measure.name, [process.pid]
     if for_total or options.cumulative:
         name += '' if for_total else ' with descendants'
         pids = tree(processes, process.pid)
-    rss, bound = measure_bound(
-        processes, pids, 'SwapPss' in measure.fields and has_swap()) or (None, None)
-    memory, is_exact = bound, exactly or not measure.fields
+    rss = bound = memory = measure_rss(processes, pids)
     unread: tuple[int, ...] = ()
-    if exactly and measure.fields and bound is not None:
-        memory, unread = measure_exactly(processes, pids, measure)
-    # XML-RPC has no integers after 2038.
-    uptime = None if process.start == 2 ** 31 - 1 else max(0, int(time.time()) - process.start)
-    return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, name, uptime, is_exact,
-                   unread)
+    if measure.fields and rss is not None:
+        if 'SwapPss' in measure.fields and has_swap():
+            bound = memory = rss + sum(map(read_swap, pids))
+        if exactly:
+            memory, unread = measure_exactly(processes, pids, measure)
+    uptime = None
+    if process.start < 2 ** 31 - 1:  # XML-RPC has no integers after that second of 2038
+        uptime = int(now or time.time()) - process.start
+        if uptime < 0:  # the clock was set back
+            uptime = 0
+    return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, name, uptime,
+                   exactly or not measure.fields, unread)
 
 
 def add_up(readings: Sequence[Reading], limit: Limit, sizes: tuple[float, float]) -> Reading:
@@ -1227,7 +1234,8 @@ class History:
         # Of this run:
         self.reading: Reading | None = None   # the last
         self.course = Course()
-        self.rate = 0.0                       # bytes a second, its growth since the look before
+        self.before: Reading | None = None    # the one before that
+        self.secs = 0.0                       # between the two
         self.seen_at = 0.0                    # when it was measured last, as are all times below:
         self.over_since: float | None = None  # seconds of the monotonic clock
         self.part: Reading | None = None      # of the total
@@ -1247,19 +1255,21 @@ class History:
     def show(self, process: Process) -> None:
         """Take over what supervisord shows; forget what was true of another run."""
         if process.run != self.process.run:
-            self.reading, self.course, self.rate, self.over_since = None, Course(), 0.0, None
+            self.reading, self.before, self.course, self.over_since = None, None, Course(), None
             self.part, self.total_base, self.refused = None, None, ''
             self.wrapper_due, self.said = 10, {}
         self.process = process
 
     def note(self, reading: Reading, now: float) -> None:
         """Remember what a look has shown."""
-        last, self.reading, memory = self.reading, reading, reading.memory
+        self.before = self.reading
+        self.reading = reading
+        memory = reading.memory
         if memory is None:
             return
         if reading.is_exact:
             self.course.add(now, memory)
-        self.rate = growth(last, reading, now - self.seen_at)
+        self.secs = now - self.seen_at
         self.seen_at = now
         if memory > reading.soft:
             self.over_since = now if self.over_since is None else self.over_since
@@ -1273,6 +1283,13 @@ class History:
             if now - self.over_last >= IN_VAIN_SECS:
                 self.vain = {}
                 self.said_ever.pop('limit too low', None)
+
+    @property
+    def rate(self) -> float:
+        """Its growth since the look before, in bytes a second; since its start, if it is new."""
+        if not self.reading or self.before and self.before.memory == self.reading.memory:
+            return 0
+        return growth(self.before, self.reading, self.secs)
 
     def restarts_within(self, secs: float, now: float) -> list[Restart]:
         """Return memmon's restarts within some time, whoever else restarted it in between."""
@@ -2365,6 +2382,7 @@ class Monitor:
         self.running: list[History] = []           # those of them that can be measured
         self.limited: list[History] = []           # those of them that have a limit
         self.total = History(ALL)
+        self.total_rate = 0.0                      # bytes a second
         self.machine = 0                           # bytes; what percentages refer to
         self.began = time.monotonic()
         self.unmatched: list[Limit] | None = None
@@ -2389,8 +2407,9 @@ class Monitor:
         if self.uses_percent:
             self.resolve_limits()
         options = self.options
+        clock = time.time()
         pairs = [(history, take_reading(processes, history.process, history.limit, history.sizes,
-                                        options, False))
+                                        options, False, clock))
                  for history in (self.running if everything or options.metrics else self.limited)]
         if MEASURES[options.kind].fields:
             pairs = self.refine(processes, pairs, everything or self.counts_always)
@@ -2451,11 +2470,11 @@ class Monitor:
                 self.say_unread(reading)
         was_over, secs = total.over_since is not None, now - total.seen_at
         total.note(whole, now)
-        total.rate = 0.0  # the growth of all that grow: one that ends makes the others no slower
+        self.total_rate = 0.0  # of all that grow: one that ends makes the others no slower
         for reading in readings:
             history = by_pid.get(reading.process.pid)
             if history:
-                total.rate += max(0.0, growth(history.part, reading, secs))
+                self.total_rate += max(0.0, growth(history.part, reading, secs))
                 if not whole.level:
                     history.total_base = None
                     history.said = {event: at for event, at in history.said.items()
@@ -2686,6 +2705,7 @@ class Listener:
         self.interval = 0                     # seconds between two ticks; 0: none has come
         self.last_tick = time.monotonic()
         self.look_at: float | None = None     # when to look before the next tick
+        self.blocked_pools: set[tuple[str, ...]] = set()
         self.said: set[str] = set()
 
     def serve(self, stdin: TextIO, stdout: TextIO) -> None:
@@ -2798,8 +2818,9 @@ class Listener:
         lost = [history for history in histories if history.lost and is_lost(history, now)]
         pools = {history.pool for history in lost}
         pools.update(job.history.pool for job in self.workers.jobs())
-        for history in histories:
+        for history in histories if pools or self.blocked_pools else ():
             history.is_blocked = history.pool in pools
+        self.blocked_pools = pools
         for history in lost:
             process = history.process
             since = history.said_ever.setdefault('still down', now)
@@ -2957,15 +2978,16 @@ class Listener:
         has_before = 'before' in dict(self.options.on)
         waits = [math.inf]
         for history in self.monitor.limited:
-            if history.rate > 0 and history.reading:
+            rate = history.rate
+            if rate > 0 and history.reading:
                 size = next_size(history, self.options, now,
                                  has_before and 'postponed' in history.said)
-                secs = (size - (history.reading.memory or 0)) / history.rate
+                secs = (size - (history.reading.memory or 0)) / rate
                 waits.append(max(LOOK_SECS, secs / 2) if secs < left else math.inf)
-        total = self.monitor.total
-        if self.options.total and total.reading and total.rate > 0:
-            for limit in (total.reading.soft, total.reading.hard)[bool(self.options.patience):]:
-                secs = (limit - (total.reading.memory or 0)) / total.rate
+        total, rate = self.monitor.total.reading, self.monitor.total_rate
+        if self.options.total and total and rate > 0:
+            for size in (total.soft, total.hard)[bool(self.options.patience):]:
+                secs = (size - (total.memory or 0)) / rate
                 waits.append(max(TOTAL_LOOK_SECS, secs / 2) if 0 < secs < left else math.inf)
         if min(waits) < math.inf:
             self.look_at = now + max(LOOK_SHARE * cpu_secs, min(waits))
@@ -3311,7 +3333,7 @@ def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) 
         program = program_of(process)
         name = program if len(groups[program]) == 1 else f'{process.group}:{program}'
         pids = tree(processes, process.pid) if with_trees else [process.pid]
-        rss = (measure_bound(processes, pids, False) or (0, 0))[0]
+        rss = measure_rss(processes, pids)
         if rss:
             memory = measure_exactly(processes, pids, MEASURES[kind])[0] if kind != 'rss' else rss
             # What is swapped out is in the memory, but not in the RSS.

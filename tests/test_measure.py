@@ -138,7 +138,7 @@ def test_process_that_has_ended_is_unknown() -> None:
         PROC_FILES.children(NOBODY)
     assert memmon.tree(PROC_FILES, NOBODY) == [NOBODY]
     for processes in (PROC_FILES, ProcessTable({1: (0, 5)})):
-        assert memmon.measure_bound(processes, [NOBODY], False) is None
+        assert memmon.measure_rss(processes, [NOBODY]) is None
 
 
 @pytest.mark.parametrize('error', [ProcessLookupError(), FileNotFoundError(), PermissionError()])
@@ -205,11 +205,6 @@ RING = family((1, 3, 1), (2, 1, 2), (3, 2, 4), (4, 2, 8))
 CHAIN = family(*((pid, pid - 1, 1) for pid in range(1, 10001)))
 
 
-def rss_of(processes: memmon.Processes, pids: Sequence[int]) -> int | None:
-    bound = memmon.measure_bound(processes, pids, False)
-    return bound[0] if bound else None
-
-
 @pytest.mark.parametrize('table, root, pids, rss', [
     (FAMILY, 1, [1, 2, 3, 4, 5, 6], 111111),
     (FAMILY, 2, [2, 3, 4, 6], 101110),
@@ -226,7 +221,7 @@ def test_tree_is_a_process_and_all_below(
         table: ProcessTable, root: int, pids: list[int], rss: int | None) -> None:
     seen = memmon.tree(table, root)
     assert seen[0] == root and sorted(seen) == pids
-    assert rss_of(table, seen) == rss
+    assert memmon.measure_rss(table, seen) == rss
 
 
 ROWS = st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 9), st.integers(0, 99)),
@@ -240,7 +235,7 @@ def test_tree_is_between_the_process_and_all(rows: dict[int, tuple[int, int]],
     table = ProcessTable(rows)
     pids = memmon.tree(table, root)
     assert len(set(pids)) == len(pids) and set(pids) <= set(rows)
-    rss = rss_of(table, pids)
+    rss = memmon.measure_rss(table, pids)
     assert rss is not None and rows[root][1] <= rss <= sum(row[1] for row in rows.values())
 
 
