@@ -2686,9 +2686,10 @@ def explain_verdict(event: str, history: History, reading: Reading, total: Readi
 
 
 NO_TICK_INFO_SECS, NO_TICK_WARNING_SECS = 120, 3660
-LOOK_SECS = 1          # between two looks, at least
-TOTAL_LOOK_SECS = 0.5  # likewise where the total grows: beyond its limit the kernel may kill
-LOOK_SHARE = 100       # and so many times the CPU time of the last look
+# Between two looks there are at least so many seconds, and so many times the CPU time of the last
+# look; half of both where the total grows, since at its limit the kernel may kill.
+LOOK_SECS = 1
+LOOK_SHARE = 100
 HOUR = 3600
 DAY = 24 * HOUR
 
@@ -2975,6 +2976,7 @@ class Listener:
         if not self.interval or self.monitor.needs_ps or self.options.dry_run:
             return
         left = self.last_tick + self.interval - now
+        least = max(LOOK_SECS, LOOK_SHARE * cpu_secs)
         has_before = 'before' in dict(self.options.on)
         waits = [math.inf]
         for history in self.monitor.limited:
@@ -2983,14 +2985,14 @@ class Listener:
                 size = next_size(history, self.options, now,
                                  has_before and 'postponed' in history.said)
                 secs = (size - (history.reading.memory or 0)) / rate
-                waits.append(max(LOOK_SECS, secs / 2) if secs < left else math.inf)
+                waits.append(max(least, secs / 2) if secs < left else math.inf)
         total, rate = self.monitor.total.reading, self.monitor.total_rate
         if self.options.total and total and rate > 0:
             for size in (total.soft, total.hard)[bool(self.options.patience):]:
                 secs = (size - (total.memory or 0)) / rate
-                waits.append(max(TOTAL_LOOK_SECS, secs / 2) if 0 < secs < left else math.inf)
+                waits.append(max(least, secs) / 2 if 0 < secs < left else math.inf)
         if min(waits) < math.inf:
-            self.look_at = now + max(LOOK_SHARE * cpu_secs, min(waits))
+            self.look_at = now + min(waits)
 
     def end(self) -> None:
         """See to it that what killed workers owe is started, when supervisord has closed stdin."""

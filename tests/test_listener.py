@@ -405,6 +405,29 @@ def test_look_before_the_next_tick(args: str, interval: int, memory: int, rate: 
     assert listener.look_at == (None if secs is None else pytest.approx(1000 + secs))
 
 
+@pytest.mark.parametrize('args, memory, rate, took, secs', [
+    ('-t 100MB', 50, 5, 0, 5),
+    ('-t 100MB', 99, 5, 0, 0.5),              # half a second: at its limit the kernel may kill
+    ('-t 100MB', 99, 5, 0.05, 2.5),
+    ('-t 100MB', 101, 5, 0, None),            # it is over, and judged at each look
+    ('-t 100MB..200MB', 101, 5, 0, 9.9),
+    ('-t 100MB..200MB -f 5m', 50, 5, 0, 15),
+    ('-t 100MB', 50, 0, 0, None),
+    ('-t 100MB --dry-run', 50, 5, 0, None),
+])
+def test_look_at_the_total_before_the_next_tick(args: str, memory: int, rate: float, took: float,
+                                                secs: float | None) -> None:
+    listener = memmon.Listener(memmon.parse_args(args.split()), memmon.Server(URL))
+    total = listener.options.total
+    assert total
+    listener.monitor.total.reading = memmon.Reading(
+        memmon.ALL, total, *memmon.sizes_of(total, 1 << 40), *[memory * MB] * 3, 'PSS', None)
+    listener.monitor.total_rate = rate * MB
+    listener.interval, listener.last_tick = 60, 1000.0
+    listener.plan_look(1000.0, took)
+    assert listener.look_at == (None if secs is None else pytest.approx(1000 + secs))
+
+
 # Streams, descriptors, signals, tools.
 
 @pytest.mark.parametrize('closed', ['0<&-', '1>&-', '2>&-', '0<&- 1>&- 2>&-'])
