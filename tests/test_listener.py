@@ -421,7 +421,8 @@ def test_look_at_the_total_before_the_next_tick(args: str, memory: int, rate: fl
     total = listener.options.total
     assert total
     listener.monitor.total.reading = memmon.Reading(
-        memmon.ALL, total, *memmon.sizes_of(total, 1 << 40), *[memory * MB] * 3, 'PSS', None)
+        memmon.ALL, total, *memmon.sizes_of(total, 1 << 40), memory * MB, memory * MB, memory * MB,
+        'PSS', None)
     listener.monitor.total_rate = rate * MB
     listener.interval, listener.last_tick = 60, 1000.0
     listener.plan_look(1000.0, took)
