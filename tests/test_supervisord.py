@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import socket
 import time
 from pathlib import Path
@@ -35,8 +37,10 @@ def test_process_is_made_of_what_supervisord_answers() -> None:
 
 
 @pytest.mark.parametrize('info', [
-    None, 5, [], 'web', {}, *[{name: value for name, value in INFO.items() if name != field}
-                              for field in Process._fields]])
+    None, 5, [], 'web', {}, {**INFO, 'start': {}}, {**INFO, 'start': math.inf},
+    {**INFO, 'pid': math.nan},
+    *({name: value for name, value in INFO.items() if name != field}
+      for field in Process._fields)])
 def test_process_is_not_made_of_anything_else(info: object) -> None:
     with pytest.raises(memmon.SupervisordError, match='^it is not supervisord that answers: it '
                                                       'describes a process as '):
@@ -117,6 +121,7 @@ def test_server_is_the_one_of_the_environment(env: dict[str, str], server: Serve
     ('unix:/run/s', 'unix:/run/s'), ('http://', 'http://'), ('http://:9001', 'http://:9001'),
     ('http://[', 'http://['), ('http://localhost:many', 'http://localhost:many'),
     ('http://localhost:65536', 'http://localhost:65536'),
+    ('http://localhost:0', 'http://localhost:0'),
     ('https://localhost', 'https://localhost'),  # supervisord has none
     ('tcp://bob:secret@localhost', 'tcp://localhost'),
 ])
@@ -161,12 +166,13 @@ ODD_ANSWERS: dict[str, Answer] = {
 
 @pytest.mark.parametrize('answer', [*NO_SUPERVISORD.values(), *ODD_ANSWERS.values()],
                          ids=[*NO_SUPERVISORD, *ODD_ANSWERS])
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # http.client's
 def test_odd_answer_is_one_line(answer: Answer, start_fake_server: StartFakeServer) -> None:
     server = Server(start_fake_server(answer).url)
     with pytest.raises(memmon.SupervisordError) as error:
         server.processes()
     assert str(error.value) and '\n' not in str(error.value)
+    del error
+    gc.collect()  # a connection that was left open would be found now
 
 
 def test_mistake_in_the_own_code_is_not_hidden(start_fake_server: StartFakeServer) -> None:
@@ -187,6 +193,7 @@ def test_a_call_ends_in_time_however_slowly_the_answer_comes(
     began = time.monotonic()
     with pytest.raises(memmon.SupervisordError, match=' within 10 seconds$'):
         server.pid()
+    gc.collect()
     assert 0.9 < time.monotonic() - began < 8
 
 
