@@ -488,14 +488,11 @@ def run_for_user(command: str, timeout_secs: float, text: bytes = b'',
     """
     env = {**os.environ, **(variables or {})}
     env.pop('SUPERVISOR_PASSWORD', None)
-    run(command, timeout_secs, text, 2 if stderr_has_reader() else subprocess.DEVNULL, env)
-
-
-def stderr_has_reader() -> bool:
-    """Tell whether somebody reads stderr: a command that prints would be killed by SIGPIPE."""
+    # A command that prints where nobody reads any more would be killed by SIGPIPE.
     poll = select.poll()
     poll.register(2, select.POLLOUT)
-    return not any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+    has_reader = not any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+    run(command, timeout_secs, text, 2 if has_reader else subprocess.DEVNULL, env)
 
 
 # Measure: what processes use.
@@ -649,10 +646,8 @@ def tree(processes: Processes, root: int) -> list[int]:
 
 def read_fields(path: str, names: Sequence[str]) -> list[int]:
     """Return the fields of those names in a file of lines NAME: N kB, in bytes. Raises OSError."""
-    wanted = [name.encode() + b':' for name in names]
-    with open(path, 'rb') as file:
-        return [int(words[1]) * KB for words in map(bytes.split, file)
-                if len(words) > 1 and words[0] in wanted]
+    pattern = rf'^(?:{"|".join(names)}):\s+([0-9]+) kB$'.encode()
+    return [int(size) * KB for size in re.findall(pattern, read_proc(path.encode()), re.M)]
 
 
 def read_field(path: str, name: str) -> int:
@@ -674,7 +669,10 @@ def read_rollup(pid: int, fields: Sequence[str]) -> int | None:
 
 def has_swap() -> bool:
     """Tell whether this machine has swap."""
-    return read_field('/proc/meminfo', 'SwapTotal') > 0
+    try:
+        return read_proc(b'/proc/swaps').count(b'\n') > 1  # a heading, and a line for each
+    except OSError:
+        return False
 
 
 def read_swap(pid: int) -> int:
@@ -751,35 +749,37 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
     further up. See cgroups(7) and proc(5).
     """
     try:
-        with open(f'{proc}/cgroup', 'rb') as file:
-            groups = [os.fsdecode(line[:-1]).split(':', 2) for line in file]
-        with open(f'{proc}/mountinfo', 'rb') as file:
-            mounts = [os.fsdecode(line[:-1]).split(' ') for line in file]
+        groups = re.findall(r'^[0-9]+:([^:\n]*):(.*)$', read_text(f'{proc}/cgroup'), re.M)
+        mounts = re.findall(r'^(?:\S+ ){3}(\S+) (\S+) .* - cgroup(2?) \S* (\S+)$',
+                            read_text(f'{proc}/mountinfo'), re.M | re.A)
     except OSError:
         return []  # not Linux
     limits: list[int] = []
-    for mount in mounts:
-        kind, _, options = mount[mount.index('-') + 1:][:3]
-        root, point = (re.sub(r'\\([0-7]{3})', lambda match: chr(int(match.group(1), 8)), field)
-                       for field in mount[3:5])
-        for _, controllers, path in groups:
-            if kind == 'cgroup2' and not controllers:
-                file_name = 'memory.max'
-            elif kind == 'cgroup' and all('memory' in names.split(',')
-                                          for names in (controllers, options)):
-                file_name = 'memory.stat'  # its hierarchical limit is the least from here up
-            else:
+    for *paths, version, options in mounts:
+        root, point = (re.sub(r'\\([0-7]{3})', lambda match: chr(int(match.group(1), 8)), path)
+                       for path in paths)
+        # Groups of version 2 have no controllers. In version 1, the leaf's limit may be unlimited
+        # where one above it is not: memory.stat has the least of them.
+        controller, name = ('', 'memory.max') if version else ('memory', 'memory.stat')
+        for controllers, path in groups:
+            if controller not in controllers.split(',') or (
+                    controller and controller not in options.split(',')):
                 continue
             if f'{path}/'.startswith(root.rstrip('/') + '/'):
                 path = path[len(root.rstrip('/')):]
             parts = path.strip('/').split('/')
-            for depth in range(len(parts), -1, -1):
-                directory = '/'.join([point, *parts[:depth]])
+            for depth in range(len(parts) + 1):
                 with contextlib.suppress(OSError):  # the root has none
-                    with open(f'{directory}/{file_name}', encoding='ascii') as file:
-                        limits += map(int, re.findall(
-                            '^(?:hierarchical_memory_limit )?([0-9]+)$', file.read(), re.M))
+                    limits += map(int, re.findall(
+                        '^(?:hierarchical_memory_limit )?([0-9]+)$',
+                        read_text('/'.join([point, *parts[:depth], name])), re.M))
     return limits
+
+
+def read_text(path: str) -> str:
+    """Return a file that holds paths. Raises OSError."""
+    with open(path, 'rb') as file:
+        return os.fsdecode(file.read())
 
 
 # supervisord: where it listens, what it says of its processes, and what it is asked to do.
@@ -956,13 +956,14 @@ def show_url(url: str) -> str:
 
 
 # What went wrong with a connection, the most special first, and what to do about it.
-FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, 'no such socket: {url}; is supervisord running, with a '
                         '[unix_http_server] section?'),
     (PermissionError, 'no permission to use {url}: see chmod and chown in [unix_http_server]'),
     (ConnectionRefusedError, 'nothing listens at {url}; is supervisord running?'),
     (socket.timeout, f'no answer from supervisord at {{url}} within {RPC_TIMEOUT_SECS} seconds'),
-    ((OSError, MemoryError), 'no answer from supervisord at {url}: {error}'),
+    (OSError, 'no answer from supervisord at {url}: {error}'),
+    (MemoryError, 'no answer from supervisord at {url}: {error}'),
     (Exception, 'the server at {url} is not supervisord: {error}'),
 )
 
