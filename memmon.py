@@ -90,12 +90,12 @@ def parse_quantity(text: str, units: Mapping[str, int], rest_of_unit: str, what:
     """Return NUMBER[UNIT] in whole base units, of which there must be 1 or more."""
     match = re.fullmatch(r'\s*\+?([0-9]{1,15}|[0-9]{0,15}\.[0-9]{1,9})\s*'
                          rf'(?:([{"".join(units)}]){rest_of_unit})?\s*', text.upper())
-    whole, _, decimals = (match.group(1) if match else '0').partition('.')
-    unit = units[match.group(2)] if match and match.group(2) else 1
-    quantity: int = int(whole + decimals) * unit // 10 ** len(decimals)
-    if quantity < 1:
-        raise ValueError(f'{text!r} is not {what}')
-    return quantity
+    if match:
+        whole, _, decimals = match.group(1).partition('.')
+        quantity: int = int(whole + decimals) * units.get(match.group(2), 1) // 10 ** len(decimals)
+        if quantity:
+            return quantity
+    raise ValueError(f'{text!r} is not {what}')
 
 
 def parse_size(text: str) -> int:
@@ -934,10 +934,10 @@ class Server(NamedTuple):
         for answer in answers[:2]:
             if isinstance(answer, dict) and 'faultCode' in answer:
                 raise refusal(Fault(answer['faultCode'], str(answer.get('faultString'))), self.url)
-        try:
-            return to_process(answers[0]), to_process(answers[2])
-        except SupervisordError:
-            return to_process(answers[0]), None
+        was = to_process(answers[0])
+        with contextlib.suppress(SupervisordError):
+            return was, to_process(answers[2])
+        return was, None
 
 
 def refusal(fault: Fault, url: str) -> Exception:
