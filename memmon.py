@@ -36,6 +36,7 @@ import tempfile
 import textwrap
 import time
 import urllib.parse
+from functools import partial
 from operator import itemgetter
 from types import FrameType
 from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Protocol,
@@ -59,8 +60,8 @@ COMMAND_TIMEOUT_SECS = 600
 # Values: a string in, a value or a ValueError out; and back, for people to read.
 
 KB, MB = 2 ** 10, 2 ** 20
-SIZE_UNITS = {'': 1, 'KB': KB, 'MB': MB, 'GB': 2 ** 30, 'TB': 2 ** 40}
-DURATION_UNITS = {'': 1, 'S': 1, 'M': 60, 'H': 60 * 60, 'D': 24 * 60 * 60}
+SIZE_UNITS = {'K': KB, 'M': MB, 'G': 2 ** 30, 'T': 2 ** 40}
+DURATION_UNITS = {'S': 1, 'M': 60, 'H': 60 * 60, 'D': 24 * 60 * 60}
 
 
 class Size(NamedTuple):
@@ -84,41 +85,32 @@ class Rate(NamedTuple):
     secs: int
 
 
-def parse_quantity(text: str, units: Mapping[str, int]) -> int:
-    """Return NUMBER[UNIT] in whole base units. Raises ValueError unless that is 1 or more."""
-    match = re.fullmatch(r'\s*\+?([0-9]{1,15}|[0-9]{0,15}\.[0-9]{1,9})\s*([A-Z]*)\s*',
-                         text.upper())
-    if not match or match.group(2) not in units:
-        raise ValueError
-    whole, _, decimals = match.group(1).partition('.')
-    quantity: int = int(whole + decimals) * units[match.group(2)] // 10 ** len(decimals)
-    if quantity < 1:
-        raise ValueError
-    return quantity
+def parse_quantity(text: str, units: Mapping[str, int], rest_of_unit: str, what: str) -> int:
+    """Return NUMBER[UNIT] in whole base units, of which there must be 1 or more."""
+    match = re.fullmatch(r'\s*\+?([0-9]{1,15}|[0-9]{0,15}\.[0-9]{1,9})\s*'
+                         rf'(?:([{"".join(units)}]){rest_of_unit})?\s*', text.upper())
+    if match:
+        whole, _, decimals = match.group(1).partition('.')
+        quantity: int = int(whole + decimals) * units.get(match.group(2), 1) // 10 ** len(decimals)
+        if quantity:
+            return quantity
+    raise ValueError(f'{text!r} is not {what}')
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of NUMBER[K|M|G|T][i][B], in powers of 1024. Raises ValueError."""
-    try:
-        return parse_quantity(re.sub(r'([KMGT])I?B?\s*$', r'\1B', text.upper()), SIZE_UNITS)
-    except ValueError:
-        raise ValueError(f'{text!r} is not a size: give a number of bytes above 0, '
-                         'or a number with KB, MB, GB or TB, such as 200MB') from None
+    """Return the bytes of NUMBER[K|M|G|T][i][B], in powers of 1024."""
+    return parse_quantity(text, SIZE_UNITS, 'I?B?', 'a size: give a number of bytes above 0, or '
+                          'a number with KB, MB, GB or TB, such as 200MB')
 
 
 def parse_duration(text: str) -> int:
-    """Return the seconds of NUMBER[s|m|h|d]. Raises ValueError."""
-    try:
-        secs = parse_quantity(text, DURATION_UNITS)
-        datetime.timedelta(seconds=secs)
-        return secs
-    except (ValueError, OverflowError):
-        raise ValueError(f'{text!r} is not a duration: give a number of seconds above 0, '
-                         'or a number with s, m, h or d, such as 5m') from None
+    """Return the seconds of NUMBER[s|m|h|d]."""
+    return parse_quantity(text, DURATION_UNITS, '', 'a duration: give a number of seconds above '
+                          '0, or a number with s, m, h or d, such as 5m')
 
 
 def parse_percent(text: str) -> float:
-    """Return the number of NUMBER[%], or NUMBER%% as in supervisord.conf. Raises ValueError."""
+    """Return the number of NUMBER[%], or NUMBER%% as in supervisord.conf."""
     match = re.fullmatch(r'\s*([0-9]{0,3}\.?[0-9]{1,9})\s*%{0,2}\s*', text)
     percent = float(match.group(1)) if match else 0
     if not 0 < percent <= 100:
@@ -127,7 +119,7 @@ def parse_percent(text: str) -> float:
 
 
 def parse_limit(text: str) -> tuple[Size, Size]:
-    """Return the soft and the hard size of SIZE, SIZE..SIZE or none. Raises ValueError."""
+    """Return the soft and the hard size of SIZE, SIZE..SIZE or none."""
     if text.strip().lower() == 'none':
         return NO_SIZE, NO_SIZE
     soft, *hard = [Size(0, parse_percent(part)) if '%' in part else Size(parse_size(part))
@@ -138,44 +130,34 @@ def parse_limit(text: str) -> tuple[Size, Size]:
     return soft, hard[0] if hard else NO_SIZE
 
 
-def parse_name_and_limit(text: str) -> tuple[str, Size, Size]:
-    """Return the name and the sizes of NAME=LIMIT. Raises ValueError."""
-    name, _, limit = text.rpartition('=')
-    if not name.strip():
-        raise ValueError(f'{text!r} is not NAME=SIZE, such as web=200MB')
-    return (name.strip(), *parse_limit(limit))
-
-
-def parse_any(text: str) -> tuple[str, Size, Size]:
-    """Return the pattern of all names, and the sizes of LIMIT. Raises ValueError."""
-    return ('*', *parse_limit(text))
-
-
-def parse_total(text: str) -> tuple[str, Size, Size]:
-    """Return no name, and the sizes of SIZE or SIZE..SIZE. Raises ValueError."""
-    soft, hard = parse_limit(text)
-    if soft == NO_SIZE:
+def parse_limit_option(option: str, text: str) -> Limit:
+    """Return the limit of NAME=LIMIT, or of LIMIT where an option takes no name."""
+    name, limit = '*', text
+    if option in ('program', 'groupname'):
+        name, _, limit = text.rpartition('=')
+        if not name.strip():
+            raise ValueError(f'{text!r} is not NAME=SIZE, such as web=200MB')
+    soft, hard = parse_limit(limit)
+    if option == 'total' and soft == NO_SIZE:
         raise ValueError("'none' is not a limit for the total: give a size, such as 85%")
-    return '', soft, hard
+    return Limit(option, name.strip(), soft, hard)
 
 
 def parse_measure(text: str) -> str:
-    """Return the key of a row of MEASURES that this system can read. Raises ValueError."""
+    """Return the key of a row of MEASURES that this system can read."""
     key = text.strip().lower()
     if key not in MEASURES:
         raise ValueError(f'{text!r} is not a measure of memory: give rss, pss or private')
     fields = MEASURES[key].fields
-    try:
+    with contextlib.suppress(OSError):
         if not fields or read_rollup(os.getpid(), fields) is not None:
             return key
-    except OSError:
-        pass
     raise ValueError(f'this system does not report {" and ".join(fields)} in '
                      '/proc/PID/smaps_rollup: use -k rss' + ' or pss' * (key == 'private'))
 
 
 def parse_rate(text: str) -> Rate:
-    """Return the count and the seconds of COUNT/DURATION. Raises ValueError."""
+    """Return the count and the seconds of COUNT/DURATION."""
     count, _, duration = text.partition('/')
     if not re.fullmatch(r'\s*[0-9]{1,9}\s*', count) or not int(count) or not duration:
         raise ValueError(f'{text!r} is not N/DURATION with an N above 0, such as 3/1h')
@@ -185,24 +167,24 @@ def parse_rate(text: str) -> Rate:
 COMMAND_EVENTS = ('before', 'after', 'failed', 'held', 'warn')
 
 
-def parse_on(text: str) -> tuple[tuple[str, str]]:
-    """Return the event and the shell command of EVENT=COMMAND. Raises ValueError."""
+def parse_on(text: str) -> tuple[str, str]:
+    """Return the event and the shell command of EVENT=COMMAND."""
     event, _, command = text.partition('=')
     if event.strip() not in COMMAND_EVENTS or not command.strip():
         raise ValueError(f'{text!r} is not EVENT=COMMAND, where EVENT is one of '
                          f'{", ".join(COMMAND_EVENTS)}')
-    return ((event.strip(), command),)
+    return event.strip(), command
 
 
 def parse_text(text: str) -> str:
-    """Return a text that is not empty and fits on one line. Raises ValueError."""
+    """Return a text that is not empty and fits on one line."""
     if not text.strip() or not re.fullmatch('[^\\0-\\x1f\\x7f]*', text):
         raise ValueError(f'{text!r} is not one line of text')
     return text
 
 
 def parse_metrics(text: str) -> str:
-    """Return the name of a file for metrics. Raises ValueError."""
+    """Return the name of a file for metrics."""
     try:
         import prometheus_client  # noqa: F401  Imported here: costs 10 MB and is rarely needed.
     except ImportError:
@@ -211,10 +193,7 @@ def parse_metrics(text: str) -> str:
 
 
 def parse_addresses(text: str) -> tuple[str, ...]:
-    """Return the addresses of ADDRESS[,ADDRESS]..., where each may be NAME <ADDRESS>.
-
-    Raises ValueError.
-    """
+    """Return the addresses of ADDRESS[,ADDRESS]..., where each may be NAME <ADDRESS>."""
     parts = list(filter(None, map(str.strip, re.findall('(?:"[^"]*"|[^",])+', parse_text(text)))))
     pairs = email.utils.getaddresses(parts)
     # Atoms of RFC 5322, section 3.2.3; a user of this host needs no domain.
@@ -226,26 +205,31 @@ def parse_addresses(text: str) -> tuple[str, ...]:
     return tuple(email.utils.formataddr(pair) for pair in pairs)
 
 
+def in_unit(size: float, most: float) -> tuple[float, str]:
+    """Return bytes in the smallest unit of which there are fewer than so many, and that unit."""
+    for unit in ('', 'KB', 'MB', 'GB'):
+        if size < most:
+            return size, unit
+        size /= 1024
+    return size, 'TB'
+
+
 def format_size(size: float) -> str:
     """Return bytes in the largest unit of which there is one or more, such as 212.4MB."""
-    unit = ''
-    for larger in list(SIZE_UNITS)[1:]:
-        if round(size, 1) < 1024:
-            break
-        size, unit = size / 1024, larger
+    size, unit = in_unit(size, 1023.95)  # from there on it would be rounded to 1024
     return f'{round(size, 1):.10g}{unit}'
 
 
 def format_duration(secs: float) -> str:
     """Return seconds as supervisorctl shows an uptime, such as 0:12:05."""
-    return str(datetime.timedelta(seconds=max(0, int(secs))))
+    most = datetime.timedelta.max // datetime.timedelta(seconds=1)
+    return str(datetime.timedelta(seconds=min(max(0, int(secs)), most)))
 
 
 def short_duration(secs: int) -> str:
     """Return seconds as an option takes them, such as 1h."""
-    unit, count = next((unit, count) for unit, count in reversed(list(DURATION_UNITS.items()))
-                       if unit and secs % count == 0)
-    return f'{secs // count}{unit.lower()}'
+    unit = next(unit for unit in 'DHMS' if secs % DURATION_UNITS[unit] == 0)
+    return f'{secs // DURATION_UNITS[unit]}{unit.lower()}'
 
 
 def one_line(value: object) -> str:
@@ -269,11 +253,11 @@ class UsageError(Exception):
 class Limit(NamedTuple):
     """What processes may use, and the option that says so."""
 
-    option: str   # the option's long name: program, groupname, any or total
-    pattern: str  # of the names that it covers
+    option: str      # the option's long name: program, groupname, any or total
+    pattern: str     # of the names that it covers
     soft: Size
     hard: Size
-    given: str    # the option as it was given, such as -p web=200MB
+    given: str = ''  # the option as it was given, such as -p web=200MB
 
 
 class Options(NamedTuple):
@@ -323,28 +307,30 @@ class Option(NamedTuple):
 # getopt accepts any unambiguous prefix of a long option, --group and --sendmail among them.
 OPTIONS = (
     Option('Limits', 'p', 'program', 'NAME=SIZE', 'limit each process of a program; NAME is a '
-           'program or a namespec, GROUP:NAME', parse_name_and_limit, (), True),
+           'program or a namespec, GROUP:NAME', partial(parse_limit_option, 'program'),
+           repeats=True),
     Option('Limits', 'g', 'groupname', 'NAME=SIZE', 'limit each process of a group',
-           parse_name_and_limit, (), True),
-    Option('Limits', 'a', 'any', 'SIZE', 'limit every child of supervisord', parse_any, ()),
+           partial(parse_limit_option, 'groupname'), repeats=True),
+    Option('Limits', 'a', 'any', 'SIZE', 'limit every child of supervisord',
+           partial(parse_limit_option, 'any'), None),
     Option('Limits', 't', 'total', 'SIZE', 'limit all of them together; restart the largest',
-           parse_total, ()),
+           partial(parse_limit_option, 'total'), None),
     Option('Limits', 'c', 'cumulative', '', 'count a process with all its descendants'),
     Option('Limits', 'k', 'kind', 'KIND', 'count rss (default), pss (shared memory once), or '
            'private (no file pages, but swap)', parse_measure, 'rss'),
     Option('When to restart', 'f', 'for', 'DURATION', 'only after it has been over its limit for '
-           'this long', parse_duration, 0, False, 'patience'),
+           'this long', parse_duration, 0, field='patience'),
     Option('When to restart', 'r', 'restarts', 'N/DURATION', 'at most N times in DURATION: 3/1h',
            parse_rate, None),
     Option('When to restart', '', 'dry-run', '', 'never: report what would be restarted',
            field='dry_run'),
     Option('Telling', 'o', 'on', 'EVENT=COMMAND', 'run COMMAND before or after a restart (before '
            'postpones it with exit status 75), or when one has failed, is held by -r, or on warn',
-           parse_on, (), True),
+           parse_on, repeats=True),
     Option('Telling', 'w', 'warn', 'PERCENT', 'report once when PERCENT of a limit is used',
            parse_percent, 0),
     Option('Telling', 'm', 'email', 'ADDRESS', 'mail about restarts and failures; several '
-           'addresses with commas, or repeat it', parse_addresses, (), True),
+           'addresses with commas, or repeat it', parse_addresses, repeats=True),
     Option('Telling', 's', 'sendmail_program', 'COMMAND', 'pipe mail to COMMAND (default: '
            '/usr/sbin/sendmail -t -i)', parse_text, '/usr/sbin/sendmail -t -i'),
     Option('Telling', 'u', 'uptime', 'DURATION', 'mail about a restart only if the process had '
@@ -408,14 +394,22 @@ def parse_args(argv: Sequence[str]) -> Options:
         raise UsageError(f'{one_line(error)}; memmon --help lists the options') from None
     if rest:
         raise UsageError(f'unexpected argument {rest[0]!r}: {hint_at(pairs, rest)}')
-    values: dict[str, Any] = {option.field or option.name: option.default for option in OPTIONS}
+    values: dict[str, Any] = {option.field or option.name: () if option.repeats else option.default
+                              for option in OPTIONS}
     for flag, text in pairs:
         option = next(option for option in OPTIONS
                       if flag in (f'-{option.letter}', f'--{option.name}'))
-        field, value = option.field or option.name, parse_value(option, flag, text)
-        values[field] = values[field] + value if option.repeats else value
-    values['limits'] = sum((values.pop(name) for name in LIMIT_OPTIONS), ())
-    values['total'] = values['total'][0] if values['total'] else None
+        try:
+            value = option.parse(text) if option.parse else True
+        except ValueError as error:
+            raise UsageError(f'{flag}: {one_line(error)}') from None
+        if isinstance(value, Limit):
+            value = value._replace(given=one_line(f'{flag} {text}'))
+        field = option.field or option.name
+        values[field] = (*values[field], value) if option.repeats else value
+    values['email'] = sum(values['email'], ())
+    values['limits'] = (*values.pop('program'), *values.pop('groupname'),
+                        *filter(None, [values.pop('any')]))
     options = Options(**values)
     watches = options.total or any(limit.soft != NO_SIZE for limit in options.limits)
     if not (watches or options.check or options.help or options.version):
@@ -436,31 +430,13 @@ def hint_at(pairs: Sequence[tuple[str, str]], rest: Sequence[str]) -> str:
     return 'memmon --help lists the options'
 
 
-def parse_value(option: Option, flag: str, text: str) -> Any:
-    """Return the value of an option as it was given. Raises UsageError."""
-    if not option.parse:
-        return True
-    try:
-        value = option.parse(text)
-    except ValueError as error:
-        raise UsageError(f'{flag}: {one_line(error)}') from None
-    if option.name in (*LIMIT_OPTIONS, 'total'):
-        pattern, soft, hard = value
-        return (Limit(option.name, pattern, soft, hard, one_line(f'{flag} {text}')),)
-    return value
-
-
 def tiny_limits(options: Options) -> list[str]:
     """Return a sentence for each limit below 1 MB, which was perhaps meant to be in MB."""
-    limits = [*options.limits, *([options.total] if options.total else [])]
-    return [f'{limit.given} is {size.bytes:.0f} bytes; did you mean {meant_size(size.bytes)}?'
-            for limit in limits for size in (limit.soft, limit.hard)
-            if not size.percent and size.bytes < MB]
-
-
-def meant_size(size: float) -> str:
-    """Return the size that somebody meant who forgot the unit, or took too small a one."""
-    return f'{size / KB if size % KB == 0 else size:.0f}MB'
+    sizes = [(limit.given, int(size.bytes))
+             for limit in (*options.limits, *filter(None, [options.total]))
+             for size in (limit.soft, limit.hard) if not size.percent and size.bytes < MB]
+    return [f'{given} is {size} bytes; did you mean {size // KB if size % KB == 0 else size}MB?'
+            for given, size in sizes]
 
 
 # Commands: running one, its input, its time limit, its end.
@@ -492,14 +468,13 @@ def run(command: str | list[str], timeout_secs: float, text: bytes = b'', output
             child.wait(1)
         raise CommandError(f'killed after {timeout_secs} seconds') from None
     finally:
-        for pipe in (child.stdin, child.stdout):
-            if pipe:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-    if child.returncode < 0:
-        raise CommandError(f'killed by signal {-child.returncode}')
-    if child.returncode:
-        raise CommandError(f'exit status {child.returncode}', child.returncode)
+        for pipe in filter(None, (child.stdin, child.stdout)):
+            with contextlib.suppress(OSError):
+                pipe.close()
+    status = child.returncode
+    if status:
+        raise CommandError(f'exit status {status}' if status > 0 else f'killed by signal {-status}',
+                           max(0, status))
     return printed or b''
 
 
@@ -512,15 +487,11 @@ def run_for_user(command: str, timeout_secs: float, text: bytes = b'',
     """
     env = {**os.environ, **(variables or {})}
     env.pop('SUPERVISOR_PASSWORD', None)
-    with open(os.devnull, 'w') as null:
-        run(command, timeout_secs, text, 2 if stderr_has_reader() else null.fileno(), env)
-
-
-def stderr_has_reader() -> bool:
-    """Tell whether somebody reads stderr: a command that prints would be killed by SIGPIPE."""
+    # A command that prints where nobody reads any more would be killed by SIGPIPE.
     poll = select.poll()
     poll.register(2, select.POLLOUT)
-    return not any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+    has_reader = not any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+    run(command, timeout_secs, text, 2 if has_reader else subprocess.DEVNULL, env)
 
 
 # Measure: what processes use.
@@ -638,12 +609,13 @@ def read_process_table() -> Processes:
                             output=subprocess.PIPE))
     except (OSError, CommandError, MeasureError) as error:
         log.debug('no process table from ps (%s): reading /proc', error)
-        try:
-            PROC_FILES.children(os.getpid())
-            return PROC_FILES
-        except OSError as proc_error:
-            raise MeasureError(f'no process table from ps ({error}), nor from /proc ({proc_error})'
-                               ) from None
+        why_not_ps = error
+    try:
+        PROC_FILES.children(os.getpid())
+        return PROC_FILES
+    except OSError as error:
+        raise MeasureError(f'no process table from ps ({why_not_ps}), nor from /proc ({error})'
+                           ) from None
 
 
 def parse_ps(output: bytes) -> ProcessTable:
@@ -678,10 +650,16 @@ def tree(processes: Processes, root: int) -> list[int]:
 
 def read_fields(path: str, names: Sequence[str]) -> list[int]:
     """Return the fields of those names in a file of lines NAME: N kB, in bytes. Raises OSError."""
-    wanted = [name.encode() + b':' for name in names]
-    with open(path, 'rb') as file:
-        return [int(words[1]) * KB for words in map(bytes.split, file)
-                if len(words) > 1 and words[0] in wanted]
+    pattern = rf'^(?:{"|".join(names)}):\s+([0-9]+) kB$'.encode()
+    return [int(size) * KB for size in re.findall(pattern, read_proc(path.encode()), re.M)]
+
+
+def read_field(path: str, name: str) -> int:
+    """Return a field of such a file, in bytes; 0 if it is not known."""
+    try:
+        return sum(read_fields(path, [name]))
+    except OSError:
+        return 0
 
 
 def read_rollup(pid: int, fields: Sequence[str]) -> int | None:
@@ -696,26 +674,19 @@ def read_rollup(pid: int, fields: Sequence[str]) -> int | None:
 def has_swap() -> bool:
     """Tell whether this machine has swap."""
     try:
-        return sum(read_fields('/proc/meminfo', ['SwapTotal'])) > 0
+        return read_proc(b'/proc/swaps').count(b'\n') > 1  # a heading, and a line for each
     except OSError:
         return False
 
 
 def read_swap(pid: int) -> int:
     """Return what of a process is swapped out, in bytes; 0 if that is not known."""
-    try:
-        return sum(read_fields(f'/proc/{pid}/status', ['VmSwap']))
-    except OSError:
-        return 0
+    return read_field(f'/proc/{pid}/status', 'VmSwap')
 
 
 def read_peak(pids: Iterable[int]) -> int:
     """Return the sum of the highest RSS that each process ever had, in bytes; 0 if not known."""
-    peak = 0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            peak += sum(read_fields(f'/proc/{pid}/status', ['VmHWM']))
-    return peak
+    return sum(read_field(f'/proc/{pid}/status', 'VmHWM') for pid in pids)
 
 
 def measure_rss(processes: Processes, pids: Sequence[int]) -> int | None:
@@ -777,39 +748,37 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
     further up. See cgroups(7) and proc(5).
     """
     try:
-        with open(f'{proc}/cgroup', encoding='utf-8', errors='surrogateescape') as file:
-            groups = [line.rstrip('\n').split(':', 2) for line in file]
-        with open(f'{proc}/mountinfo', encoding='utf-8', errors='surrogateescape') as file:
-            mounts = [line.rstrip('\n').split(' ') for line in file]
+        groups = re.findall(r'^[0-9]+:([^:\n]*):(.*)$', read_text(f'{proc}/cgroup'), re.M)
+        mounts = re.findall(r'^(?:\S+ ){3}(\S+) (\S+) .* - cgroup(2?) \S* (\S+)$',
+                            read_text(f'{proc}/mountinfo'), re.M | re.A)
     except OSError:
         return []  # not Linux
     limits: list[int] = []
-    for mount in mounts:
-        kind, _, options = mount[mount.index('-') + 1:][:3]
-        root, point = (re.sub(r'\\([0-7]{3})', unescape, field) for field in mount[3:5])
-        for _, controllers, path in groups:
-            if kind == 'cgroup2' and not controllers:
-                file_name = 'memory.max'
-            elif kind == 'cgroup' and 'memory' in controllers.split(',') and (
-                    'memory' in options.split(',')):
-                file_name = 'memory.stat'  # its hierarchical limit is the least from here up
-            else:
+    for *paths, version, options in mounts:
+        root, point = (re.sub(r'\\([0-7]{3})', lambda match: chr(int(match.group(1), 8)), path)
+                       for path in paths)
+        # Groups of version 2 have no controllers. In version 1, the leaf's limit may be unlimited
+        # where one above it is not: memory.stat has the least of them.
+        controller, name = ('', 'memory.max') if version else ('memory', 'memory.stat')
+        for controllers, path in groups:
+            if controller not in controllers.split(',') or (
+                    controller and controller not in options.split(',')):
                 continue
             if f'{path}/'.startswith(root.rstrip('/') + '/'):
                 path = path[len(root.rstrip('/')):]
             parts = path.strip('/').split('/')
-            for depth in range(len(parts), -1, -1):
-                directory = '/'.join([point, *parts[:depth]])
+            for depth in range(len(parts) + 1):
                 with contextlib.suppress(OSError):  # the root has none
-                    with open(f'{directory}/{file_name}', encoding='ascii') as file:
-                        limits += map(int, re.findall(
-                            '^(?:hierarchical_memory_limit )?([0-9]+)$', file.read(), re.M))
+                    limits += map(int, re.findall(
+                        '^(?:hierarchical_memory_limit )?([0-9]+)$',
+                        read_text('/'.join([point, *parts[:depth], name])), re.M))
     return limits
 
 
-def unescape(match: re.Match[str]) -> str:
-    """Return the character of an octal escape such as those in mountinfo."""
-    return chr(int(match.group(1), 8))
+def read_text(path: str) -> str:
+    """Return a file that holds paths. Raises OSError."""
+    with open(path, 'rb') as file:
+        return os.fsdecode(file.read())
 
 
 # supervisord: where it listens, what it says of its processes, and what it is asked to do.
@@ -820,9 +789,6 @@ class SupervisordError(Exception):
 
 class ShuttingDown(SupervisordError):
     """supervisord is shutting down or reloading: nothing is to be asked of it any more."""
-
-    def __init__(self) -> None:
-        super().__init__('supervisord is shutting down')
 
 
 class Process(NamedTuple):
@@ -857,7 +823,7 @@ def to_process(info: Any) -> Process:
     """Return what supervisord answered about a process. Raises SupervisordError."""
     try:
         return Process(**{field: kind(info[field]) for field, kind in PROCESS_TYPES.items()})
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise SupervisordError('it is not supervisord that answers: it describes a process as '
                                f'{one_line(info)[:100]}') from None
 
@@ -872,11 +838,12 @@ class DeadlineSocket(socket.socket):
         return super().recv_into(*args)
 
 
-def connect_in_time(transport: Any) -> None:
-    """Give the connection of a transport 10 seconds for all that is read from it."""
-    get_connection = transport._get_connection
+@contextlib.contextmanager
+def in_time(transport: Any) -> Iterator[None]:
+    """Give all that supervisor's transport reads 10 seconds together; close it at the end."""
+    get_connection, sockets = transport._get_connection, []
 
-    def get_connected() -> http.client.HTTPConnection:
+    def connect() -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection = get_connection()
         connection.timeout = RPC_TIMEOUT_SECS
         deadline = time.monotonic() + RPC_TIMEOUT_SECS
@@ -884,9 +851,16 @@ def connect_in_time(transport: Any) -> None:
         connection.sock = DeadlineSocket(fileno=connection.sock.detach())
         connection.sock.settimeout(RPC_TIMEOUT_SECS)
         connection.sock.deadline = deadline
+        sockets.append(connection.sock)
         return connection
 
-    transport._get_connection = get_connected
+    transport._get_connection = connect
+    try:
+        yield
+    finally:
+        for each in sockets:
+            if each.fileno() >= 0:  # an answer that was not read to its end keeps it open
+                os.close(each.detach())
 
 
 class Server(NamedTuple):
@@ -907,8 +881,7 @@ class Server(NamedTuple):
         environment = {'SUPERVISOR_SERVER_URL': self.url, 'SUPERVISOR_USERNAME': self.username,
                        'SUPERVISOR_PASSWORD': self.password}
         try:
-            with childutils.getRPCInterface(environment) as proxy:
-                connect_in_time(proxy('transport'))
+            with childutils.getRPCInterface(environment) as proxy, in_time(proxy('transport')):
                 return getattr(proxy, method)(*args)
         except Fault as fault:
             raise refusal(fault, self.url) from None
@@ -959,18 +932,16 @@ class Server(NamedTuple):
         for answer in answers[:2]:
             if isinstance(answer, dict) and 'faultCode' in answer:
                 raise refusal(Fault(answer['faultCode'], str(answer.get('faultString'))), self.url)
-        try:
-            return to_process(answers[0]), to_process(answers[2])
-        except SupervisordError:
-            return to_process(answers[0]), None
+        was = to_process(answers[0])
+        with contextlib.suppress(SupervisordError):
+            return was, to_process(answers[2])
+        return was, None
 
 
 def refusal(fault: Fault, url: str) -> Exception:
-    """Return the error that a fault stands for: most are an answer, two say that none is to come.
-
-    """
+    """Return the error that a fault means: most are answers, two say that none is to come."""
     if fault.faultCode == Faults.SHUTDOWN_STATE:
-        return ShuttingDown()
+        return ShuttingDown('supervisord is shutting down')
     if fault.faultCode == Faults.UNKNOWN_METHOD:
         return SupervisordError(f'supervisord at {show_url(url)} has no '
                                 '[rpcinterface:supervisor] section: add it')
@@ -997,16 +968,15 @@ FAILURES: tuple[tuple[type[Exception], str], ...] = (
 
 def explain(error: Exception, url: str) -> str:
     """Return why a call to supervisord failed, in one line that says what to do."""
-    url = show_url(url)
+    text = next(text for kind, text in FAILURES if isinstance(error, kind))
+    what = one_line(error)
     if isinstance(error, ProtocolError):
         if error.errcode == http.client.UNAUTHORIZED:
-            return (f'supervisord at {url} refused the user name or password: set '
+            text = ('supervisord at {url} refused the user name or password: set '
                     "SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in memmon's environment to those "
                     'of its HTTP server')
-        return (f'the server at {url} is not supervisord: HTTP {error.errcode} '
-                f'{one_line(error.errmsg)}')
-    text = next(text for kind, text in FAILURES if isinstance(error, kind))
-    return text.replace('{url}', url).replace('{error}', one_line(error))
+        what = f'HTTP {error.errcode} {one_line(error.errmsg)}'
+    return text.replace('{url}', show_url(url)).replace('{error}', what)
 
 
 def parse_server(env: Mapping[str, str]) -> Server:
@@ -1015,17 +985,14 @@ def parse_server(env: Mapping[str, str]) -> Server:
     Raises UsageError.
     """
     url = env['SUPERVISOR_SERVER_URL']
-    try:
+    with contextlib.suppress(ValueError):  # from urlsplit and port
         parts = urllib.parse.urlsplit(url)
-        parts.port  # raises ValueError, as urlsplit does
-        is_good = url.startswith('unix://') and len(url) > len('unix://') or (
-            url.startswith('http://') and bool(parts.hostname))
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise UsageError(f'the URL of supervisord is {show_url(url)!r}: it must be unix://PATH or '
-                         'http://HOST:PORT')
-    return Server(url, env.get('SUPERVISOR_USERNAME', ''), env.get('SUPERVISOR_PASSWORD', ''))
+        if re.match('unix://.', url) or (
+                url.startswith('http://') and parts.hostname and parts.port != 0):
+            return Server(url, env.get('SUPERVISOR_USERNAME', ''),
+                          env.get('SUPERVISOR_PASSWORD', ''))
+    raise UsageError(f'the URL of supervisord is {show_url(url)!r}: it must be unix://PATH or '
+                     'http://HOST:PORT')
 
 
 def find_server(env: Mapping[str, str]) -> Server:
@@ -1045,11 +1012,9 @@ def is_alive(pid: int) -> bool:
     """Tell whether there is a process with this pid."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
 
 
 # Decide: which limit applies to a process, what is known of it, and what follows.
@@ -3368,11 +3333,7 @@ def is_memmon(process: Process) -> bool:
 
 def round_up(size: float) -> str:
     """Return a size with two digits that is no less, such as 280MB."""
-    unit = ''
-    for larger in list(SIZE_UNITS)[1:]:
-        if size < 1000:
-            break
-        size, unit = size / 1024, larger
+    size, unit = in_unit(size, 1000)
     step = 10.0 ** (math.floor(math.log10(size)) - 1)
     return f'{round(math.ceil(round(size / step, 6)) * step, 1):.10g}{unit}'
 
@@ -3488,7 +3449,7 @@ def main() -> int:
 
 def run_memmon(options: Options) -> int:
     """Do what the options ask for; return the exit status. Raises UsageError, HeaderError."""
-    socket.setdefaulttimeout(RPC_TIMEOUT_SECS)
+    socket.setdefaulttimeout(RPC_TIMEOUT_SECS)  # for the connection to a socket of supervisord
     status = 0
     if options.help:
         write_stdout(format_help())

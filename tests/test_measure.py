@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import pytest
 from harness import (BIG_MB, LIMIT, PROGRAM, StartListener, StartSupervisord, Supervisord,
@@ -292,6 +292,29 @@ def test_sum_of_fields_is_none_if_the_kernel_lacks_one() -> None:
     pss = memmon.read_rollup(ME, ['Pss'])
     assert pss and 0 < pss <= (PROC_FILES.rss(ME) or 0) * 1.1
     assert memmon.read_rollup(ME, ['Pss', 'Pss_Missing']) is None
+
+
+SWAPS = b'Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n'
+
+
+@pytest.mark.parametrize('swaps, has_swap', [
+    (SWAPS, False), (SWAPS + b'/dev/dm-1 partition\t999420\t0\t-2\n', True), (b'', False),
+    (FileNotFoundError(), False), (PermissionError(), False)])
+def test_swap_is_a_line_below_the_heading(swaps: Any, has_swap: bool,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_proc(path: bytes) -> bytes:
+        if isinstance(swaps, OSError):
+            raise swaps
+        return swaps  # type: ignore[no-any-return]
+    monkeypatch.setattr(memmon, 'read_proc', read_proc)
+    assert memmon.has_swap() == has_swap
+
+
+@needs_proc
+def test_peak_is_no_less_than_the_rss_and_of_who_has_gone_nothing() -> None:
+    rss = PROC_FILES.rss(ME) or 0
+    assert rss <= memmon.read_peak([ME, NOBODY]) * 1.01
+    assert (memmon.read_peak([NOBODY]), memmon.read_swap(NOBODY)) == (0, 0)
 
 
 def verdicts(supervisord: Supervisord, start_listener: StartListener, *args: str) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import socket
 import time
 from pathlib import Path
@@ -35,8 +37,10 @@ def test_process_is_made_of_what_supervisord_answers() -> None:
 
 
 @pytest.mark.parametrize('info', [
-    None, 5, [], 'web', {}, *[{name: value for name, value in INFO.items() if name != field}
-                              for field in Process._fields]])
+    None, 5, [], 'web', {}, {**INFO, 'start': {}}, {**INFO, 'start': math.inf},
+    {**INFO, 'pid': math.nan},
+    *({name: value for name, value in INFO.items() if name != field}
+      for field in Process._fields)])
 def test_process_is_not_made_of_anything_else(info: object) -> None:
     with pytest.raises(memmon.SupervisordError, match='^it is not supervisord that answers: it '
                                                       'describes a process as '):
@@ -117,6 +121,7 @@ def test_server_is_the_one_of_the_environment(env: dict[str, str], server: Serve
     ('unix:/run/s', 'unix:/run/s'), ('http://', 'http://'), ('http://:9001', 'http://:9001'),
     ('http://[', 'http://['), ('http://localhost:many', 'http://localhost:many'),
     ('http://localhost:65536', 'http://localhost:65536'),
+    ('http://localhost:0', 'http://localhost:0'),
     ('https://localhost', 'https://localhost'),  # supervisord has none
     ('tcp://bob:secret@localhost', 'tcp://localhost'),
 ])
@@ -159,14 +164,19 @@ ODD_ANSWERS: dict[str, Answer] = {
 }
 
 
+def open_connections() -> list[object]:
+    return [each for each in gc.get_objects()
+            if type(each) is memmon.DeadlineSocket and each.fileno() >= 0]
+
+
 @pytest.mark.parametrize('answer', [*NO_SUPERVISORD.values(), *ODD_ANSWERS.values()],
                          ids=[*NO_SUPERVISORD, *ODD_ANSWERS])
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # http.client's
 def test_odd_answer_is_one_line(answer: Answer, start_fake_server: StartFakeServer) -> None:
     server = Server(start_fake_server(answer).url)
     with pytest.raises(memmon.SupervisordError) as error:
         server.processes()
     assert str(error.value) and '\n' not in str(error.value)
+    assert open_connections() == []
 
 
 def test_mistake_in_the_own_code_is_not_hidden(start_fake_server: StartFakeServer) -> None:
@@ -188,6 +198,7 @@ def test_a_call_ends_in_time_however_slowly_the_answer_comes(
     with pytest.raises(memmon.SupervisordError, match=' within 10 seconds$'):
         server.pid()
     assert 0.9 < time.monotonic() - began < 8
+    assert open_connections() == []
 
 
 def test_connection_to_a_full_backlog_ends_in_time(tmp_path: Path) -> None:
