@@ -1679,6 +1679,7 @@ class Site(NamedTuple):
     server: Server
     supervisord_pid: int
     listener_pid: int
+    began: float               # when memmon began, by the monotonic clock
     in_listener: bool = False  # there is no worker: `before` is skipped, waiting is kept short
 
 
@@ -1776,17 +1777,26 @@ def what_follows(job: Job, site: Site, was_run: bool) -> dict[str, Any]:
 
 
 def await_siblings(job: Job, site: Site) -> None:
-    """Wait until no other member of the pool is on its way down or up. Raises NotRestarted."""
+    """Wait until no other member of the pool is on its way down or up. Raises NotRestarted.
+
+    One that has just failed to start may be owed by the worker of a memmon before this one, as the
+    listener will see at its next look.
+    """
     deadline = time.monotonic() + SIBLINGS_PATIENCE_SECS * (not site.in_listener)
     while job.siblings:
         try:
-            moving = [seen for seen in site.server.processes()
-                      if seen.namespec in job.siblings and is_moving(seen)]
+            siblings = [seen for seen in site.server.processes() if seen.namespec in job.siblings]
         except (Fault, SupervisordError) as error:
             raise NotRestarted('not restarted', reason_of(error)) from None
+        now = time.monotonic()
+        lost = [seen for seen in siblings if seen.state in (
+            ProcessStates.FATAL, ProcessStates.BACKOFF) and lost_before(seen, now)]
+        moving = [seen for seen in siblings if is_moving(seen)]
+        if lost and now - site.began < ORPHAN_PATIENCE_SECS:
+            moving, deadline = lost, now
         if not moving:
             return
-        if time.monotonic() >= deadline:
+        if now >= deadline:
             raise NotRestarted('not restarted', f'{moving[0].namespec} is {moving[0].statename}: '
                                'only one process of a pool is restarted at a time')
         time.sleep(1)
@@ -1939,6 +1949,8 @@ def bring_back(job: Job, site: Site, config: Mapping[str, Any], stopped: Process
                 return
             if step == START and now >= retry_at:
                 tried = seen.now
+                if seen.now <= process.start:  # the next run may start in the second of the old
+                    process = process._replace(start=-1)
                 server.start(process.namespec)
                 owed, retry_at = seen.start, 0.0
             elif step == COMING:
@@ -2213,6 +2225,7 @@ class Workers:
         self.options = options
         self.server = server
         self.supervisord_pid = 0
+        self.began = time.monotonic()
         self.workers: list[Worker] = []
         self.queue: list[list[Job]] = []        # a list for each pool
         self.deliveries: list[Delivery] = []    # that wait
@@ -2244,7 +2257,8 @@ class Workers:
             if len(young) >= MAX_YOUNG_WORKERS or len(self.workers) >= MAX_WORKERS:
                 break
             jobs = self.queue[0]
-            site = Site(self.options, self.server, self.supervisord_pid, os.getpid())
+            site = Site(self.options, self.server, self.supervisord_pid, os.getpid(),
+                        self.began)
             if not self.start(work_on_pool, jobs, jobs, site):
                 return self.restart_here(jobs, site._replace(in_listener=True))
             self.queue.pop(0)

@@ -12,10 +12,11 @@ A seed makes a history. A history that went wrong is described with its seed, an
 
 from __future__ import annotations
 
-import copy
 import errno
 import logging
+import math
 import os
+import pickle
 import random
 import signal
 import time
@@ -37,7 +38,8 @@ from supervisor.http import NOT_DONE_YET
 from supervisor.medusa.asyncore_25 import ExitNow
 from supervisor.options import (EventListenerConfig, EventListenerPoolConfig, NotFound,
                                 ProcessConfig, ProcessGroupConfig)
-from supervisor.states import ProcessStates, SupervisorStates, getProcessStateDescription
+from supervisor.states import (EventListenerStates, ProcessStates, SupervisorStates,
+                               getProcessStateDescription)
 from supervisor.xmlrpc import (Faults, RootRPCInterface, RPCError, SystemNamespaceRPCInterface,
                                traverse)
 
@@ -48,7 +50,8 @@ EPOCH = 1_700_000_000  # the wall clock at the beginning
 MB = memmon.MB
 SOFT, HARD = 100 * MB, 200 * MB  # the limits that a history may give
 STOPPED, RUNNING, FATAL = ProcessStates.STOPPED, ProcessStates.RUNNING, ProcessStates.FATAL
-BACKOFF, EXITED = ProcessStates.BACKOFF, ProcessStates.EXITED
+STARTING, BACKOFF = ProcessStates.STARTING, ProcessStates.BACKOFF
+EXITED = ProcessStates.EXITED
 DOWN_STATES = (STOPPED, EXITED, FATAL)
 MEMMON = 'memmon:memmon'
 USUAL = ('supervisor.start', 'supervisor.stop')  # what operators do to a process
@@ -145,7 +148,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = rng = random.Random(seed)
-        self.now, self.jump = 0.0, rng.random()
+        self.now, self.until, self.jump = 0.0, 0.0, rng.random()
         self.told: list[tuple[Any, ...]] = []
         self.wrongs: list[str] = []
         self.hub = greenlet.getcurrent()
@@ -221,6 +224,7 @@ class World:
 
     def run(self, until: float) -> None:
         """Run what is to be run until then."""
+        self.until = until
         while self.tasks:
             task = min(self.tasks, key=attrgetter('wake_at'))
             if task.wake_at > until:
@@ -235,9 +239,8 @@ class World:
     @property
     def task(self) -> Task:
         """The task that runs now."""
-        task = greenlet.getcurrent()
-        assert isinstance(task, Task)
-        if task.process.death <= self.now and task.life:
+        task: Task = greenlet.getcurrent()  # type: ignore[assignment]
+        if task.life and task.process.death <= self.now:
             raise Killed
         return task
 
@@ -245,9 +248,12 @@ class World:
         """Wait for some time; or until woken."""
         task = self.task
         task.wake_at, task.is_open = self.now + secs, is_open
-        self.hub.switch()
+        if (task.wake_at > self.until or self.killed
+                or task is not min(self.tasks, key=attrgetter('wake_at'))):
+            self.hub.switch()
+        self.now = max(self.now, task.wake_at)  # nobody else is to run before
         task.is_open = False
-        if task.process.death <= self.now and task.life:
+        if task.life and task.process.death <= self.now:
             raise Killed
 
     def sleep(self, secs: float) -> None:
@@ -367,7 +373,7 @@ class World:
         if not self.can_fork:
             raise BlockingIOError(errno.EAGAIN, 'Resource temporarily unavailable')
         parent = self.task
-        work, args = copy.deepcopy((work, args))
+        work, args = pickle.loads(pickle.dumps((work, args)))
         child = self.start(lambda: work(*args), self.new_process(parent.pid), parent.life)
         child.process.course = 0.0, 0.0, 0.0  # it shares its memory with the listener
         child.descriptors = parent.descriptors - {*pipes, *parent.standard}
@@ -422,6 +428,12 @@ class World:
     def holders(self, descriptor: int) -> list[Task]:
         return [task for task in self.tasks if descriptor in task.descriptors]
 
+    def is_held(self, descriptor: int) -> bool:
+        for task in self.tasks:
+            if descriptor in task.descriptors:
+                return True
+        return False
+
     def close(self, descriptor: int, task: Task | None = None) -> None:
         (self.task if task is None else task).descriptors.discard(descriptor)
         for holder in self.holders(self.pipes[descriptor][0]):
@@ -429,7 +441,7 @@ class World:
 
     def is_readable(self, descriptor: int) -> bool:
         writer, data = self.pipes[descriptor]
-        return bool(data) or not self.holders(writer)
+        return bool(data) or not self.is_held(writer)
 
     def read(self, descriptor: int, count: int = 65536) -> bytes:
         assert descriptor in self.task.descriptors
@@ -442,7 +454,7 @@ class World:
         if descriptor > 2:
             assert descriptor in self.task.descriptors
             reader, buffer = self.pipes[descriptor]
-            if not self.holders(reader):
+            if not self.is_held(reader):
                 raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
             buffer += data
             for holder in self.holders(reader):
@@ -892,6 +904,22 @@ ACTS: Sequence[Callable[[World, Program], None]] = (
     World.sets_the_clock, World.reloads, World.shuts_down, World.updates)
 
 
+def due_at(process: Any) -> float:
+    """Return when supervisor's Subprocess.transition() does something, if nothing else happens."""
+    config = process.config
+    if process.state == EXITED:
+        is_due = config.autorestart is RestartUnconditionally or (
+            config.autorestart and process.exitstatus not in config.exitcodes)
+        return NEVER if is_due else FOREVER
+    if process.state == STOPPED:
+        return FOREVER if process.laststart else NEVER
+    if process.state == STARTING:
+        return process.laststart + config.startsecs  # type: ignore[no-any-return]
+    if process.state == BACKOFF and process.backoff > config.startretries:
+        return NEVER
+    return FOREVER if process.state == FATAL else process.delay
+
+
 class ServerOptions:
     """What supervisord asks of its options, and through them of the system."""
 
@@ -943,34 +971,43 @@ class ServerOptions:
         self.registered.discard(descriptor)
 
     def poll(self, timeout: float) -> tuple[list[int], list[int]]:
+        """Wait until something can be read; what a call still waits for only after a while."""
         world = self.world
-        if not self.ready(False):
+        ready = self.ready()
+        if not ready and all(request.answer is not None for request in world.requests):
             world.wait(self.idle_secs(timeout), is_open=True)
-        return self.ready(True), []
+            ready = self.ready()
+        return [HTTP] * bool(world.requests) + ready, []
 
-    def ready(self, is_late: bool) -> list[int]:
-        """Return what can be read; what a call still waits for only after a while."""
-        found = [HTTP] if any(is_late or request.answer is None
-                              for request in self.world.requests) else []
-        return found + [descriptor for descriptor in sorted(self.registered)
-                        if descriptor in self.world.pipes and self.world.is_readable(descriptor)]
+    def ready(self) -> list[int]:
+        pipes = self.world.pipes
+        return [descriptor for descriptor in sorted(self.registered)
+                if descriptor in pipes and self.world.is_readable(descriptor)]
 
     def idle_secs(self, timeout: float) -> float:
         """Return for how long nothing happens: many turns of the main loop do nothing."""
+        world, pid = self.world, self.get_pid()
+        secs = 0.05 if world.requests else self.secs_to_turn(timeout)
+        for process in world.processes.values():
+            if process.ppid == pid and process.death - world.now < secs:
+                secs = process.death - world.now
+        return max(0.0, secs)
+
+    def secs_to_turn(self, timeout: float) -> float:
+        """Return when the first turn of the main loop does anything by itself."""
         world = self.world
-        processes = [process for group in world.sup.process_groups.values()
-                     for process in group.processes.values()]
-        events_wait = any(getattr(group, 'event_buffer', ())
-                          for group in world.sup.process_groups.values())
-        if self.mood == SupervisorStates.RUNNING and not events_wait and all(
-                process.state in (RUNNING, FATAL) or process.state == STOPPED and process.laststart
-                or process.state == EXITED and not process.config.autorestart
-                for process in processes):
-            timeout = world.tick - world.wall() % world.tick + 0.001
-        deaths = [process.death for process in world.processes.values()
-                  if process.ppid == world.supervisord.pid]
-        return max(0.0, min([0.05 if world.requests else timeout,
-                             *(death - world.now for death in deaths)]))
+        wall = world.wall()
+        due, is_tick_waiting = FOREVER, False
+        for group in world.sup.process_groups.values():
+            for process in group.processes.values():
+                if process.state != RUNNING:
+                    due = min(due, due_at(process))
+                elif process.listener_state == EventListenerStates.READY:
+                    is_tick_waiting = bool(group.event_buffer)
+        if self.mood < SupervisorStates.RUNNING or is_tick_waiting or due <= wall:
+            return timeout
+        to_tick = world.tick - wall % world.tick + 0.001
+        return to_tick if due == FOREVER else timeout * math.ceil(min(due - wall, to_tick))
 
     def check_execv_args(self, filename: str, argv: Sequence[str], st: object) -> None:
         self.spawning = argv[1]
@@ -1032,9 +1069,9 @@ class ServerOptions:
             world.end_process(process, world.now + process.stop_secs, signum)
 
     def waitpid(self) -> tuple[int | None, int | None]:
-        world = self.world
+        world, mine = self.world, self.get_pid()
         for process in world.processes.values():
-            if process.ppid == self.get_pid() and process.death <= world.now:
+            if process.ppid == mine and process.death <= world.now:
                 return world.processes.pop(process.pid).pid, process.status
         return None, None
 
