@@ -594,6 +594,7 @@ class World:
                 self.judge_stop(request.task, program)
         elif request.method.startswith(USUAL):
             program.hit, program.is_wanted_down = None, is_stop
+            program.failed_at = self.now if is_stop else program.failed_at  # for all that memmon sees
 
     def call(self, method: str, *args: Any) -> Any:
         """Stand for memmon.Server.call: latency, and accidents."""
@@ -694,17 +695,17 @@ class World:
         if program and text.startswith('restarted'):
             program.restarted.append((self.now, task.life))
         elif program and text.startswith('failed to start'):
-            if (program.failed_at < program.hits[-1][0] and self.now - self.trouble_at > 100
-                    and not program.is_missing):
+            if (program.failed_at < max((at for at, _, _ in program.hits), default=FOREVER)
+                    and self.now - self.trouble_at > 100 and not program.is_missing):
                 self.wrong(f'it is not true that {text}')
         elif program and text.startswith('gave up starting'):
             program.is_given_up = True
 
     def judge_end(self) -> None:
         """See whether all came to a good end."""
-        if self.is_closed():
+        pool = None if self.is_closed() else self.sup.process_groups['memmon']
+        if not pool or pool.processes['memmon'].state == FATAL:  # killed four times in a row
             return
-        pool = self.sup.process_groups['memmon']
         if pool.processes['memmon'].state != RUNNING or any(
                 event.when < self.wall() - 3 for event in pool.event_buffer):
             self.wrong('memmon does not answer events')
@@ -735,7 +736,9 @@ class World:
                           or other.restarted and other.restarted[-1][0] > self.now - slack
                           for other in siblings)
         times, secs = self.rate_limit
-        is_held = sum(at > self.now - secs - 60 for at, _, _ in hits) >= times
+        # One whose stop got no answer counts as well, whoever stopped it.
+        is_held = any(sum(at > self.now - secs - 60 for at, *_ in done) >= times
+                      for done in (hits, program.restarted))
         was_tried = any(life == self.lives for _, life in program.restarted)
         is_over = process.over_at(SOFT) < self.now - slack and not hits and not was_tried
         is_over_hard = process.over_at(self.hard) < self.now - slack and not any(
