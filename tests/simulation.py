@@ -594,7 +594,8 @@ class World:
                 self.judge_stop(request.task, program)
         elif request.method.startswith(USUAL):
             program.hit, program.is_wanted_down = None, is_stop
-            program.failed_at = self.now if is_stop else program.failed_at  # for all that memmon sees
+            if is_stop:
+                program.failed_at = self.now  # for all that memmon can see
 
     def call(self, method: str, *args: Any) -> Any:
         """Stand for memmon.Server.call: latency, and accidents."""

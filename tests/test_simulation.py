@@ -75,8 +75,8 @@ def never_again(seen: memmon.Process, *args: Any, step: Callable[..., Any] = mem
     return (memmon.NOTHING, 'it is FATAL') if found[0] == memmon.DOWN else found
 
 
-def trust_the_first_look(job: memmon.Job, site: object) -> memmon.Job:
-    return job
+def trust_the_first_look(work: memmon.Restarting) -> None:
+    """Measure nothing again."""
 
 
 def never_refuse(fault: Any, url: str) -> Exception:
@@ -84,10 +84,11 @@ def never_refuse(fault: Any, url: str) -> Exception:
     return memmon.SupervisordError(fault.faultString)
 
 
-def start_only_what_was_measured(job: memmon.Job, site: memmon.Site,
-                                 stop: Callable[..., Any] = memmon.stop) -> Any:
+def start_only_what_was_measured(work: memmon.Restarting,
+                                 stop: Callable[..., Any] = memmon.Restarting.stop) -> None:
     """Ignore the first look of the multicall."""
-    return stop(job, site) and job.reading.process
+    stop(work)
+    work.owed = work.stopped and work.old.start
 
 
 def keep_no_restarts(history: memmon.History, secs: float, now: float) -> list[memmon.Restart]:
@@ -98,12 +99,12 @@ def keep_no_restarts(history: memmon.History, secs: float, now: float) -> list[m
 # The last: the first history in which the wrong program was noticed, to save time.
 WRONG: tuple[tuple[Any, str, Any, str, int], ...] = (
     (memmon.Server, 'stop', stop_in_three_calls, 'has stopped it', 0),
-    (memmon, 'stop', start_only_what_was_measured, 'has stopped it', 165),
+    (memmon.Restarting, 'stop', start_only_what_was_measured, 'has stopped it', 165),
     (memmon, 'pool_of', each_in_a_pool_of_its_own, 'is down because of memmon', 5),
     (memmon, 'next_step', never_again, 'is down because of memmon', 498),
     (memmon, 'next_step', never_again, 'is FATAL, and memmon has stopped it', 1),
     (memmon, 'is_lost', nothing_is_lost, 'is down because of memmon', 595),
-    (memmon, 'look_again', trust_the_first_look, 'was not measured', 0),
+    (memmon.Restarting, 'look_again', trust_the_first_look, 'was not measured', 0),
     (memmon, 'refusal', never_refuse, 'alarm in a planned shutdown', 4),
     (memmon.History, 'restarts_within', keep_no_restarts, 'times of', 1),
     (memmon, 'FIRST_UP_SECS', 0.1, 'is down because of memmon', 74),
