@@ -139,6 +139,7 @@ class Program:
         self.restarted: list[tuple[float, int]] = []    # as memmon says
         self.is_exempt = False                # from coming up again: nobody is left who knows
         self.is_given_up = False
+        self.is_asked = False                 # to stop, by memmon, whatever became of that
         self.is_wanted_down = False           # by an operator
 
 
@@ -160,7 +161,7 @@ class World:
         self.lives = 0
         self.can_fork, self.has_jumped = True, False
         self.deaf_until = self.slow_until = NEVER
-        self.trouble_at = NEVER  # when the adversary last did what is a reason for alarm
+        self.trouble_at = NEVER  # until when the adversary does what is a reason for alarm
         self.logged_errors = 0
         self.rate = rng.choice((0.0, 0.01, 0.03, 0.1))  # of what happens in calls
         self.is_over = False     # the adversary
@@ -580,7 +581,7 @@ class World:
             for program, process, state in before:
                 if state != program.state or process is not program.process:
                     self.note_effect(request, program)
-                if request.task.life and program.hit:
+                if program.hit and program.hit_by and request.task.life == program.hit_by.life:
                     program.hit_by = request.task
         return answer
 
@@ -601,6 +602,8 @@ class World:
         """Stand for memmon.Server.call: latency, and accidents."""
         task = self.task
         accident = ''
+        for program in self.programs.values():
+            program.is_asked |= method == 'system.multicall' and program.namespec in repr(args)
         if not self.is_over and self.rng.random() < self.rate:
             accident = self.rng.choice(ACCIDENTS)
             self.record('adversary: %s %s %s', task.pid, method, accident)
@@ -696,7 +699,9 @@ class World:
         if program and text.startswith('restarted'):
             program.restarted.append((self.now, task.life))
         elif program and text.startswith('failed to start'):
-            if (program.failed_at < max((at for at, _, _ in program.hits), default=FOREVER)
+            mine = [at for at, life, _ in program.hits if life == task.life]
+            others = [at for at, life, _ in program.hits if life != task.life]
+            if (mine and max([program.failed_at, *others]) < mine[-1]
                     and self.now - self.trouble_at > 100 and not program.is_missing):
                 self.wrong(f'it is not true that {text}')
         elif program and text.startswith('gave up starting'):
@@ -717,13 +722,14 @@ class World:
     def judge_end_of(self, program: Program) -> None:
         """See whether a program is up unless somebody wants it down, and kept to its limit."""
         name, process = program.namespec, program.process
-        if self.is_owed(program) and not program.is_exempt:
+        if (self.is_owed(program) and not program.is_exempt
+                and self.now - program.hits[-1][0] > 60):  # else it is restarted again and again
             is_orphan = (program.hit_by is not None
                          and self.find_listener(program.hit_by.life) is None)
             if program.state not in (FATAL, EXITED) or not (program.is_given_up or is_orphan):
                 self.wrong(f'{name} is {getProcessStateDescription(program.state)}, and memmon '
                            'has stopped it')
-        if program.is_wanted_down and program.state not in DOWN_STATES and not program.hits:
+        if program.is_wanted_down and program.state not in DOWN_STATES and not program.is_asked:
             self.wrong(f'{name} is up, and an operator has stopped it')
         if program.state != RUNNING or not process or self.is_dry:
             return
@@ -845,31 +851,32 @@ class World:
         pool = [other for other in self.programs.values() if other.pool == program.pool]
         is_missing, crash_secs = self.rng.choice(((True, 0.0), (False, 0.0), (False, 0.5),
                                                   (False, 3.0)))
-        if any(self.now - at < 100 for other in pool for at, _, _ in other.hits):
-            crash_secs = min(crash_secs, 0.5)  # the others of a round are on trial for a second
+        if len(pool) == 1 or any(self.now - at < 100 for other in pool for at, _, _ in other.hits):
+            crash_secs = min(crash_secs, 0.5)  # only the first of a round is on trial for longer
         secs = self.rng.choice((3, 20, 100, 400))
         self.record('%s: missing %s, crashes after %s, for %s s', program.pool, is_missing,
                     crash_secs, secs)
         for other in pool:
             other.is_missing, other.crash_secs = is_missing, crash_secs
+        self.trouble_at = max(self.trouble_at, self.now + secs)
         self.start(lambda: self.mend(pool, secs))
 
     def mend(self, pool: Sequence[Program], secs: float) -> None:
         self.wait(secs)
         for program in pool:
             program.is_missing, program.crash_secs = False, FOREVER
-        self.trouble_at = self.now
         self.record('%s is mended', pool[0].pool)
 
     def lets_forks_fail(self, program: Program) -> None:
         secs = self.rng.choice((1, 5, 20, 100))
         self.can_fork = False
+        self.trouble_at = max(self.trouble_at, self.now + secs)
         self.record('no forks for %s s', secs)
         self.start(lambda: self.let_fork(secs))
 
     def let_fork(self, secs: float) -> None:
         self.wait(secs)
-        self.can_fork, self.trouble_at = True, self.now
+        self.can_fork = True
 
     def lets_calls_fail(self, program: Program) -> None:
         self.deaf_until = self.now + self.rng.choice((1, 5, 20, 70))
