@@ -37,7 +37,6 @@ import tempfile
 import textwrap
 import time
 import urllib.parse
-from types import FrameType
 from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Protocol,
                     Sequence, TextIO, Tuple, get_type_hints)
 from xmlrpc.client import Fault, ProtocolError
@@ -1721,33 +1720,17 @@ class Done(Exception):
     """How a restart ends: an event, a text, and the pid of the process then, if it is known."""
 
 
-def restart(job: Job, site: Site, config: Mapping[str, Any], up_secs: float) -> Iterator[Line]:
-    """Restart a process, or bring back what memmon has stopped already.
-
-    config: what supervisord's getAllConfigInfo says of it; {} where it says nothing. up_secs: for
-    how long it must run to be up. Yields what the listener is to know, when it happens. The last
-    line is done, but in the listener itself, which goes on later with a job that is owed.
-    """
-    work = Restarting(job, site, config, up_secs)
-    try:
-        if not job.is_owed:
-            work.prepare()
-            yield work.line(STOPPING)
-            work.stop()
-        yield from work.bring_back()
-    except Done as done:
-        yield work.last_line(*done.args)
-    except (Fault, SupervisordError, MeasureError, OSError) as error:
-        yield work.last_line('not restarted', reason_of(error))
-
-
 def reason_of(error: Exception) -> str:
     """Return why something failed, on one line."""
     return one_line(error.faultString if isinstance(error, Fault) else error)
 
 
 class Restarting:
-    """The restart of one process."""
+    """The restart of a process, or the start of one that memmon has stopped already.
+
+    config: what supervisord's getAllConfigInfo says of it; {} where it says nothing. up_secs: for
+    how long it must run to be up.
+    """
 
     def __init__(self, job: Job, site: Site, config: Mapping[str, Any], up_secs: float) -> None:
         self.job, self.site, self.config, self.up_secs = job, site, config, up_secs
@@ -1766,6 +1749,22 @@ class Restarting:
         self.failures = 0                       # refused starts, and runs that did not last
         self.why = 'it does not stay up'
         self.run, self.run_since = self.old.run, 0.0
+
+    def lines(self) -> Iterator[Line]:
+        """Do it; yield what the listener is to know, when it happens.
+
+        After the last line it is done; but the listener itself goes on later with what is owed.
+        """
+        try:
+            if not self.job.is_owed:
+                self.prepare()
+                yield self.line(STOPPING)
+                self.stop()
+            yield from self.bring_back()
+        except Done as done:
+            yield self.last_line(*done.args)
+        except (Fault, SupervisordError, MeasureError, OSError) as error:
+            yield self.last_line('not restarted', reason_of(error))
 
     def line(self, event: str, text: str = '', **fields: Any) -> Line:
         """Return a line on the process."""
@@ -1898,7 +1897,7 @@ class Restarting:
                     log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its '
                                 'section', self.old.namespec, SLOW_STOP_SECS)
                 if step != WAIT:
-                    self.take(step, text, seen, now)
+                    self.take_step(step, text, seen, now)
             except ShuttingDown:
                 raise
             except Fault as fault:
@@ -1923,7 +1922,7 @@ class Restarting:
                 return
             time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
 
-    def take(self, step: str, text: str, seen: Process, now: float) -> None:
+    def take_step(self, step: str, text: str, seen: Process, now: float) -> None:
         """Do the next step for a process that is down, or up again. Raises Done."""
         if self.down_since is None:
             self.down_since = now
@@ -2076,7 +2075,7 @@ MAX_WORKERS = 64
 MAX_DELIVERIES = 8     # at once
 
 
-def fork(pipes: Sequence[int], work: Callable[..., None], *args: Any) -> int:
+def fork(pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
     """Have a process of its own do some work; return its pid. Raises OSError.
 
     What kills the whole process group of memmon, or all that is called memmon, leaves it alone.
@@ -2094,7 +2093,7 @@ def fork(pipes: Sequence[int], work: Callable[..., None], *args: Any) -> int:
         os.setsid()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             # A handler, since the user's commands would inherit SIG_IGN.
-            signal.signal(signum, do_nothing)
+            signal.signal(signum, lambda *_: None)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
@@ -2108,10 +2107,6 @@ def fork(pipes: Sequence[int], work: Callable[..., None], *args: Any) -> int:
         os._exit(status)
 
 
-def do_nothing(signum: int, frame: FrameType | None) -> None:
-    """Handle a signal."""
-
-
 def log_failure(what: str, error: BaseException) -> None:
     """Log an error that nobody has foreseen; with -v with its traceback."""
     log.error('%s: %s: %s', what, type(error).__name__, one_line(error),
@@ -2121,13 +2116,12 @@ def log_failure(what: str, error: BaseException) -> None:
 def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
     """Restart the processes of a pool one after the other: the work of a worker."""
     configs = site.server.configs()
-    is_proven = False
+    up_secs = FIRST_UP_SECS
     for number, job in enumerate(jobs):
         if number and site.has_gone():
             return
-        up_secs = FIRST_UP_SECS if job.siblings and not is_proven else UP_SECS
-        line = Line('')
-        for line in restart(job, site, configs.get(job.reading.process.namespec, {}), up_secs):
+        line, config = Line(''), configs.get(job.reading.process.namespec, {})
+        for line in Restarting(job, site, config, up_secs if job.siblings else UP_SECS).lines():
             send_line(writer, number, line, job, site)
         report = report_of(job, line)
         for event, command in site.options.on:
@@ -2135,7 +2129,8 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
                 deliver(Delivery(command, b'', variables(event, report)))
         if line.event in LOST_EVENTS:
             return  # the others of the pool are left alone
-        is_proven = is_proven or line.event == 'restarted'
+        if line.event == 'restarted':
+            up_secs = UP_SECS
 
 
 def send_line(writer: int, number: int, line: Line, job: Job, site: Site) -> None:
@@ -2226,7 +2221,7 @@ class Workers:
     def start_some(self) -> list[tuple[Job, Line]]:
         """Start what waits, as many as may work at once; return what the listener did itself."""
         while self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES:
-            if not self.start([], deliver_apart, self.deliveries[0]):
+            if not self.start([], deliver, self.deliveries[0]):
                 break
             self.deliveries.pop(0)
         while self.queue:
@@ -2240,12 +2235,16 @@ class Workers:
             self.queue.pop(0)
         return []
 
-    def start(self, jobs: Sequence[Job], work: Callable[..., None], *args: Any) -> bool:
-        """Fork a process for some work; tell whether that was possible."""
+    def start(self, jobs: Sequence[Job], work: Callable[..., object], *args: Any) -> bool:
+        """Fork a process for some work; tell whether that was possible.
+
+        Its end shows at the reader of the pipe; work on jobs is given the writer.
+        """
         pipes: tuple[int, ...] = ()
         try:
             reader, writer = pipes = os.pipe()
-            pid = fork([reader, *(worker.pipe for worker in self.workers)], work, *args, writer)
+            readers = [reader, *(worker.pipe for worker in self.workers)]
+            pid = fork(readers, work, *args, *([writer] if jobs else []))
         except OSError as error:
             if not self.cannot_fork:
                 log.warning('cannot fork (%s): memmon restarts one process at a time by itself',
@@ -2263,7 +2262,7 @@ class Workers:
         """Restart the first of some processes in the listener itself, for ten seconds at most."""
         here = Worker(os.getpid(), -1, jobs)
         lines = [here.take(0, *line._replace(command=''))
-                 for line in restart(jobs[0], site, {}, UP_SECS)]
+                 for line in Restarting(jobs[0], site, {}, UP_SECS).lines()]
         left = here.jobs[not here.jobs[0].is_owed:]
         if lines and lines[-1][1].event == 'gave up starting':
             left = []
@@ -2283,23 +2282,13 @@ class Workers:
                 continue
             self.workers.remove(worker)
             os.close(worker.pipe)
-            reap(worker.pid)
+            os.waitpid(worker.pid, 0)
             owed = [job for job in worker.jobs if job.is_owed]
             if owed:
                 log.warning('the worker for %s was killed: another one brings it back',
                             owed[0].reading.process.namespec)
                 self.queue.insert(0, owed)
         return found
-
-
-def deliver_apart(delivery: Delivery, writer: int) -> None:
-    """Deliver in a process of its own, whose end the other end of the pipe shows."""
-    deliver(delivery)
-
-
-def reap(pid: int) -> None:
-    """Take leave of a child that has ended."""
-    os.waitpid(pid, 0)
 
 
 def wait_readable(descriptors: Sequence[int], timeout_secs: float | None) -> list[int]:

@@ -696,7 +696,7 @@ def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> N
     server: Any = ShowsOneAfterTheOther(
         seen('STOPPED', stop=1000, now=1000), seen('STARTING', now=1000), seen('FATAL', now=1001))
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
-    line = next(memmon.restart(job('web:web', is_owed=True), site, {}, 1))
+    line = next(memmon.Restarting(job('web:web', is_owed=True), site, {}, 1).lines())
     assert (line.event, line.tried) == ('failed to start', 1000)
 
 
@@ -704,7 +704,7 @@ def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> N
 def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
     """Workers that do nothing."""
     monkeypatch.setattr(memmon, 'fork', lambda *_: 2 ** 22 + 1)
-    monkeypatch.setattr(memmon, 'reap', lambda pid: 0)
+    monkeypatch.setattr(os, 'waitpid', lambda pid, options: (pid, 0))
     return memmon.Workers(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'))
 
 

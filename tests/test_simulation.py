@@ -103,7 +103,7 @@ WRONG: tuple[tuple[Any, str, Any, str, int], ...] = (
     (memmon, 'pool_of', each_in_a_pool_of_its_own, 'is down because of memmon', 5),
     (memmon, 'next_step', never_again, 'is down because of memmon', 498),
     (memmon, 'next_step', never_again, 'is FATAL, and memmon has stopped it', 1),
-    (memmon, 'is_lost', nothing_is_lost, 'is down because of memmon', 595),
+    (memmon, 'is_lost', nothing_is_lost, 'is down because of memmon', 661),
     (memmon.Restarting, 'look_again', trust_the_first_look, 'was not measured', 0),
     (memmon, 'refusal', never_refuse, 'alarm in a planned shutdown', 4),
     (memmon.History, 'restarts_within', keep_no_restarts, 'times of', 1),
