@@ -369,7 +369,7 @@ class World:
 
     # What memmon asks of the system.
 
-    def fork(self, pipes: Sequence[int], work: Callable[..., None], *args: Any) -> int:
+    def fork(self, pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
         """Stand for memmon.fork: a worker has copies of all that it is given."""
         if not self.can_fork:
             raise BlockingIOError(errno.EAGAIN, 'Resource temporarily unavailable')
@@ -743,14 +743,14 @@ class World:
                           or other.restarted and other.restarted[-1][0] > self.now - slack
                           for other in siblings)
         times, secs = self.rate_limit
-        # One whose stop got no answer counts as well, whoever stopped it.
-        is_held = any(sum(at > self.now - secs - 60 for at, *_ in done) >= times
-                      for done in (hits, program.restarted))
-        was_tried = any(life == self.lives for _, life in program.restarted)
-        is_over = process.over_at(SOFT) < self.now - slack and not hits and not was_tried
+        is_held = sum(at > self.now - secs - 60 for at, _, _ in hits) >= times
+        said = sum(life == self.lives for _, life in program.restarted)
+        # A stop without an answer counts as a restart for memmon, whoever restarts it then.
+        is_sure = said <= sum(life == self.lives for _, life, _ in program.hits)
+        is_over = process.over_at(SOFT) < self.now - slack and not hits and not said
         is_over_hard = process.over_at(self.hard) < self.now - slack and not any(
             memory > self.hard for _, _, memory in hits)
-        if is_free and not is_held and (is_over or is_over_hard):
+        if is_free and is_sure and not is_held and (is_over or is_over_hard):
             self.wrong(f'{name} is over its limit since {process.over_at(SOFT):.1f} and is not '
                        'restarted')
 
