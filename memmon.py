@@ -18,6 +18,7 @@ import fnmatch
 import gc
 import getopt
 import http.client
+import itertools
 import json
 import logging
 import math
@@ -38,7 +39,6 @@ import time
 import urllib.parse
 from functools import partial
 from operator import itemgetter
-from types import FrameType
 from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Protocol,
                     Sequence, TextIO, Tuple, get_type_hints)
 from xmlrpc.client import Fault, ProtocolError
@@ -1520,7 +1520,7 @@ class Report(NamedTuple):
     total: Optional[Reading] = None    # where the restart is for its sake
     new_pid: Optional[int] = None      # 0: the process does not run; None: it was not touched
     course: str = ''                   # a picture of the memory of the process
-    after_done: bool = False           # the user's commands for it have been run
+    after_done: bool = False           # a worker has logged it, and runs the user's commands for it
 
     @property
     def namespec(self) -> str:
@@ -1661,8 +1661,8 @@ UP_SECS = 1                  # how long a process must run to be up
 FIRST_UP_SECS = 10           # likewise the first of a pool: a broken one may run for some seconds
 START_TRIES = 3              # before a failure to start is reported; memmon keeps trying
 BACKOFF_SECS = 60            # supervisord's three retries take six, and what the starts take
-FATAL_PAUSES = (10, 50, 120, 420)  # seconds between the tries after supervisord has given up
-LONGEST_PAUSE_SECS = 60
+START_PAUSES = (0, 1, 2, 4, 8, 16, 32)  # seconds before each try; then a minute before each
+FATAL_PAUSES = (10, 50, 120, 420)       # likewise after supervisord has given up; then memmon does
 ORPHAN_PATIENCE_SECS = 600   # how long a worker goes on trying when memmon has gone
 LISTENER_PATIENCE_SECS = 10  # how long supervisord's events may wait for a restart
 
@@ -1674,7 +1674,12 @@ class Site(NamedTuple):
     server: Server
     supervisord_pid: int
     listener_pid: int
+    began: float               # when memmon began, by the monotonic clock
     in_listener: bool = False  # there is no worker: `before` is skipped, waiting is kept short
+
+    def has_gone(self) -> bool:
+        """Tell whether the listener has ended: then nothing new is begun."""
+        return not self.in_listener and os.getppid() != self.listener_pid
 
 
 class Job(NamedTuple):
@@ -1686,8 +1691,6 @@ class Job(NamedTuple):
     siblings: Tuple[str, ...] = ()  # namespecs of the other members of its pool
     is_owed: bool = False           # a stop was asked for
     is_reported: bool = False       # that its start fails
-    is_first: bool = True           # of those of its pool that a worker restarts
-    counted: Mapping[int, Stat] = {}  # its descendants at the last measurement
 
 
 class Line(NamedTuple):
@@ -1699,17 +1702,17 @@ class Line(NamedTuple):
     memory: Optional[int] = None     # bytes, at the last look before the stop
     total: Optional[int] = None
     uptime: Optional[int] = None     # seconds, likewise
-    is_done: bool = True
     tried: int = 0                   # when the last start was asked for, by supervisord's clock
     command: str = ''                # the event of -o whose commands the worker runs itself
 
 
 STOPPING = 'stopping'
+OWING_EVENTS = (STOPPING, 'failed to start')  # after all others the process is done
 LOST_EVENTS = ('failed to start', 'gave up starting')
 
 
-class NotRestarted(Exception):
-    """Why a process is not restarted: an event, and a reason."""
+class Done(Exception):
+    """How a restart ends: an event, a text, and the pid of the process then, if it is known."""
 
 
 def reason_of(error: Exception) -> str:
@@ -1717,154 +1720,315 @@ def reason_of(error: Exception) -> str:
     return one_line(error.faultString if isinstance(error, Fault) else error)
 
 
-def has_gone(site: Site) -> bool:
-    """Tell whether the listener has ended: then nothing new is begun."""
-    return not site.in_listener and os.getppid() != site.listener_pid
+class Restarting:
+    """The restart of a process, or the start of one that memmon has stopped already.
 
-
-def restart(job: Job, site: Site, config: Mapping[str, Any]) -> Iterator[Line]:
-    """Restart a process, or bring back what memmon has stopped already.
-
-    config: what supervisord's getAllConfigInfo says of it; {} where it says nothing. Yields what
-    the listener is to know, when it happens. The last line is done, but in the listener itself,
-    which goes on later with a job that is owed.
+    config: what supervisord's getAllConfigInfo says of it; {} where it says nothing. up_secs: for
+    how long it must run to be up.
     """
-    was_run = False  # a `before` that ended with 0
-    stopped: Process | None = None
-    try:
-        if not job.is_owed:
-            job.history.is_blocked = False  # a look has found its pool busy: with this job
-            await_siblings(job, site)
-            job = look_again(job, site)
-            if not site.in_listener and any(event == 'before' for event, _ in site.options.on):
-                was_run, waits = run_before(job, site)
-                if waits:
-                    raise NotRestarted('postponed', 'a before command asked to wait')
-                await_siblings(job, site)
-                job = look_again(job, site)
-            yield note(job, STOPPING, is_done=False)
-            stopped = stop(job, site)
-    except NotRestarted as refused:
-        event, text = refused.args
-        yield note(job, event, text, **what_follows(job, site, was_run))
-        return
-    yield from bring_back(job, site, config, stopped)
 
+    def __init__(self, job: Job, site: Site, config: Mapping[str, Any], up_secs: float) -> None:
+        self.job, self.site, self.config, self.up_secs = job, site, config, up_secs
+        self.server = site.server
+        self.old = job.reading.process          # the run that is to be stopped
+        self.descendants: dict[int, Stat] = {}  # of it, at the last measurement
+        self.was_run = False                    # a `before` that ended with 0
+        self.stopped: Process | None = None     # the run that was stopped, if that is known
+        self.remarks: list[str] = []
+        self.down_since: float | None = None    # seconds of the monotonic clock, as below
+        self.owed: int | None = None            # the start of what must be started anew; see below
+        self.pauses = {START: itertools.chain(START_PAUSES, itertools.repeat(60)),
+                       DOWN: iter(FATAL_PAUSES)}
+        self.start_at: float | None = None
+        self.tried = 0                          # the last start, by supervisord's clock
+        self.failures = 0                       # refused starts, and runs that did not last
+        self.why = 'it does not stay up'
+        self.run, self.run_since = self.old.run, 0.0
 
-def note(job: Job, event: str, text: str = '', **fields: Any) -> Line:
-    """Return a line on a job."""
-    cause = describe_cause(job.reading, job.total)
-    return Line(event, f'{cause}; {text}', memory=job.reading.memory, uptime=job.reading.uptime,
-                total=job.total.memory if job.total else None, **fields)
+    def lines(self) -> Iterator[Line]:
+        """Do it; yield what the listener is to know, when it happens.
 
-
-def what_follows(job: Job, site: Site, was_run: bool) -> dict[str, Any]:
-    """Return which commands follow a `before` that has run, where there is no restart."""
-    if not was_run:
-        return {}
-    try:
-        seen = site.server.process(job.reading.process.namespec)
-        pid = seen.pid if seen.state in UP_STATES else 0
-    except (Fault, SupervisordError):
-        pid = 0
-    return {'command': 'after' if pid else 'failed', 'new_pid': pid}
-
-
-def await_siblings(job: Job, site: Site) -> None:
-    """Wait until no other member of the pool is on its way down or up. Raises NotRestarted."""
-    deadline = time.monotonic() + SIBLINGS_PATIENCE_SECS * (not site.in_listener)
-    while job.siblings:
+        After the last line it is done; but the listener itself goes on later with what is owed.
+        """
         try:
-            moving = [seen for seen in site.server.processes()
-                      if seen.namespec in job.siblings and is_moving(seen)]
-        except (Fault, SupervisordError) as error:
-            raise NotRestarted('not restarted', reason_of(error)) from None
-        if not moving:
+            if not self.job.is_owed:
+                self.prepare()
+                yield self.line(STOPPING)
+                self.stop()
+            yield from self.bring_back()
+        except Done as done:
+            yield self.last_line(*done.args)
+        except (Fault, SupervisordError, MeasureError, OSError) as error:
+            yield self.last_line('not restarted', reason_of(error))
+
+    def line(self, event: str, text: str = '', **fields: Any) -> Line:
+        """Return a line on the process."""
+        reading, total = self.job.reading, self.job.total
+        return Line(event, f'{describe_cause(reading, total)}; {text}', tried=self.tried,
+                    memory=reading.memory, uptime=reading.uptime,
+                    total=total.memory if total else None, **fields)
+
+    def last_line(self, event: str, text: str, pid: int | None = None) -> Line:
+        """Return the line that the process is done, with the commands that follow `before`."""
+        command = 'after' if event == 'restarted' else ''
+        if self.was_run and event not in ('restarted', *LOST_EVENTS):
+            if pid is None:
+                with contextlib.suppress(Fault, SupervisordError):
+                    seen = self.server.process(self.old.namespec)
+                    pid = seen.pid if seen.state in UP_STATES else 0
+            command = 'after' if pid else 'failed'
+        return self.line(event, text, new_pid=pid, command=command)
+
+    # Before the stop. All of this raises Done, or what the functions that it calls raise.
+
+    def prepare(self) -> None:
+        """Wait for the pool, run `before`, and see whether a restart is still due."""
+        self.await_siblings()
+        self.look_again()
+        if not self.site.in_listener and 'before' in dict(self.site.options.on):
+            self.run_before()
+            self.await_siblings()
+            self.look_again()
+
+    def await_siblings(self) -> None:
+        """Wait until no other member of the pool is on its way down or up."""
+        deadline = time.monotonic() + SIBLINGS_PATIENCE_SECS * (not self.site.in_listener)
+        while self.job.siblings:
+            now = time.monotonic()
+            is_young = now - self.site.began < ORPHAN_PATIENCE_SECS
+            moving = [seen for seen in self.server.processes()
+                      if seen.namespec in self.job.siblings and is_moving(seen, is_young)]
+            if not moving:
+                return
+            if now >= deadline:
+                raise Done('not restarted', f'{moving[0].namespec} is {moving[0].statename}: '
+                           'only one process of a pool is restarted at a time')
+            time.sleep(1)
+
+    def look_again(self) -> None:
+        """Measure once more. Raises Done unless a restart is still due."""
+        if self.site.has_gone():
+            raise Done('not restarted', 'memmon has been stopped')
+        job, options = self.job, self.site.options
+        seen = self.server.process(self.old.namespec)
+        processes = read_process_table()
+        children = processes.children(self.site.supervisord_pid)
+        if seen.run != self.old.run or seen.state not in UP_STATES or seen.pid not in children:
+            raise Done('not restarted', f'it is now {seen.statename}'
+                       + f' as pid {seen.pid}' * bool(seen.pid))
+        old, total = job.reading, job.total
+        reading = take_reading(processes, seen, old.limit, (old.soft, old.hard), options, True)
+        if total and total.limit:
+            sizes = total.soft, total.hard
+            total = add_up([take_reading(processes, ALL._replace(pid=pid), total.limit, sizes,
+                                         options, True) for pid in children], total.limit, sizes)
+        job.history.is_blocked = False  # its pool is busy with this very job
+        if judge(reading, job.history, options, time.monotonic(), total) != DUE:
+            now = f'total {describe_use(total)}' if total else describe_use(reading)
+            raise Done('not restarted', f'it is now {now}')
+        self.job = job._replace(reading=reading, total=total)
+        if total or options.cumulative:
+            self.descendants = {pid: run for pid in tree(processes, seen.pid)[1:]
+                                for run in [read_stat(pid)] if run}
+
+    def run_before(self) -> None:
+        """Run the commands of -o before. Raises Done if one asks to wait.
+
+        After that no other is run. Over the hard size none is asked.
+        """
+        reading, total = self.job.reading, self.job.total
+        report = Report('restarted', describe_cause(reading, total), reading, total)
+        for event, command in self.site.options.on:
+            if event == 'before':
+                status = deliver(Delivery(command, b'', variables('before', report)))
+                if status == os.EX_TEMPFAIL and (total or reading).level != HARD:
+                    raise Done('postponed', 'a before command asked to wait')
+                self.was_run = self.was_run or status == 0
+
+    def stop(self) -> None:
+        """Have supervisord stop the process. Raises Done, Fault, ShuttingDown if it does not.
+
+        The process may have ended just now: then its successor was stopped.
+        """
+        try:
+            seen, after = self.server.stop(self.old.namespec)
+        except Fault as fault:
+            if fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME):
+                raise
+            raise Done('failed to stop', reason_of(fault)) from None
+        except ShuttingDown:
+            raise
+        except Exception as error:  # whatever it is, the process may have been stopped
+            log.debug('%s: the answer to the stop is lost: %s', self.old.namespec, reason_of(error))
             return
-        if time.monotonic() >= deadline:
-            raise NotRestarted('not restarted', f'{moving[0].namespec} is {moving[0].statename}: '
-                               'only one process of a pool is restarted at a time')
-        time.sleep(1)
+        self.stopped = after._replace(pid=seen.pid) if after else seen
+        self.owed = self.stopped.start
+        if self.stopped.run != self.old.run:
+            self.descendants = {}
+            self.remarks.append('it had ended just before; its successor, pid '
+                                f'{seen.pid}, was stopped')
+
+    # After the stop.
+
+    def bring_back(self) -> Iterator[Line]:
+        """Start the process, until it is up, or given up, or somebody else's: raises Done.
+
+        One loop: look what supervisord shows, and do the next step.
+        """
+        began = reached = time.monotonic()
+        is_slow, is_reported, orphaned = False, self.job.is_reported, math.inf
+        while True:
+            now = time.monotonic()
+            age = now - began
+            try:
+                seen = self.server.process(self.old.namespec)
+                reached = now
+                step, text = next_step(seen, self.old, self.owed,
+                                       self.config.get('exitcodes', [0]))
+                if step == WAIT and text and age >= RPC_TIMEOUT_SECS:
+                    raise Done('not restarted', text, seen.pid)
+                if step == WAIT and not text and age >= SLOW_STOP_SECS and not is_slow:
+                    is_slow = True
+                    log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its '
+                                'section', self.old.namespec, SLOW_STOP_SECS)
+                if step != WAIT:
+                    self.take_step(step, text, seen, now)
+            except ShuttingDown:
+                raise
+            except Fault as fault:
+                if fault.faultCode == Faults.BAD_NAME:
+                    raise Done('not restarted', 'supervisord no longer knows it', 0) from None
+                self.why, self.failures = reason_of(fault), self.failures + 1
+            except SupervisordError as error:
+                if not is_alive(self.site.supervisord_pid):
+                    raise Done('not restarted', 'supervisord has ended', 0) from None
+                self.why = str(error)
+                if now - reached >= BACKOFF_SECS:
+                    self.failures = START_TRIES
+            if self.failures >= START_TRIES and not is_reported:
+                is_reported = True
+                yield self.line('failed to start', f'{self.why}; memmon keeps trying' + (
+                    '; until it is up, no other process of its pool is touched'
+                    if self.job.siblings else ''), new_pid=0)
+            orphaned = min(orphaned, now) if self.site.has_gone() else math.inf
+            if now - orphaned >= ORPHAN_PATIENCE_SECS:
+                raise Done('gave up starting', self.why, 0)
+            if self.site.in_listener and age >= LISTENER_PATIENCE_SECS:
+                return
+            time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
+
+    def take_step(self, step: str, text: str, seen: Process, now: float) -> None:
+        """Do the next step for a process that is down, or up again. Raises Done."""
+        if self.down_since is None:
+            self.down_since = now
+            self.end_descendants(seen)
+        if step == NOTHING:
+            raise Done('not restarted', text, seen.pid)
+        if step == UP or self.is_up(seen, now):
+            raise Done('restarted', self.describe_new(seen), seen.pid)
+        self.why = text or self.why
+        if step == DOWN or text and now - self.down_since >= BACKOFF_SECS:
+            self.failures = START_TRIES
+        if step != COMING:
+            self.start(step, seen, now)
+        elif text and now - self.down_since >= ORPHAN_PATIENCE_SECS:
+            raise Done('gave up starting', text, 0)
+
+    def start(self, step: str, seen: Process, now: float) -> None:
+        """Have supervisord start the process, when its time has come."""
+        if self.start_at is None:
+            pause = next(self.pauses[step], None)
+            if pause is None or step == DOWN and self.site.has_gone():
+                raise Done('gave up starting', self.why, 0)
+            self.start_at = now + pause
+        if now >= self.start_at:
+            self.start_at, self.tried, self.owed = None, seen.now, seen.start
+            if seen.now <= self.old.start:  # the new run may start in the same second as the old
+                self.old = self.old._replace(start=-1)
+            self.server.start(self.old.namespec)
+
+    def is_up(self, seen: Process, now: float) -> bool:
+        """Tell whether a new run has been RUNNING for long enough."""
+        if seen.state not in UP_STATES or seen.run == self.old.run:
+            return False
+        if seen.run != self.run:
+            self.failures += self.run != self.job.reading.process.run
+            self.run, self.run_since = seen.run, now
+        # A process without memory has ended, though supervisord does not know it yet.
+        return (seen.state == ProcessStates.RUNNING and now - self.run_since >= self.up_secs
+                and PROC_FILES.rss(seen.pid) != 0)
+
+    def describe_new(self, seen: Process) -> str:
+        """Return what is to be said of the run that is up now."""
+        old, options = self.job.reading, self.site.options
+        text = f'pid {self.old.pid} -> '
+        text += str(seen.pid or f'none, which has ended with status {seen.exitstatus}')
+        with contextlib.suppress(MeasureError, OSError):
+            if seen.pid:
+                new = take_reading(read_process_table(), seen, old.limit, (old.soft, old.hard),
+                                   options, True).memory
+                text += f', {old.measure} {format_size(old.memory or 0)} -> {format_size(new or 0)}'
+        recent = len(self.job.history.restarts_within(3600, time.monotonic()))
+        if recent:
+            text += f', restart {recent + 1} within the hour'
+        return '; '.join([text, *self.remarks])
+
+    def end_descendants(self, seen: Process) -> None:
+        """End what was measured below the process and outlived its stop.
+
+        Only what is the same run still, in the process group that the stopped process led: it gets
+        what stopasgroup and killasgroup would have given it.
+        """
+        wait_secs = self.config.get('stopwaitsecs', 10)
+        signals = [int(self.config.get('stopsignal', signal.SIGTERM)), signal.SIGKILL]
+        if self.stopped and seen.exitstatus == -1 and 'stopwaitsecs' in self.config and (
+                seen.stop - self.stopped.now >= wait_secs):
+            self.remarks.append(f'killed after stopwaitsecs={wait_secs}')
+            signals = [signal.SIGKILL]
+        alive = left_of(self.descendants, DYING_SECS)
+        mine = {pid: run for pid, run in alive.items() if run.group == self.old.pid}
+        if mine:
+            log.warning('%s: %s outlived its stop and %s ended by memmon; put stopasgroup=true and '
+                        'killasgroup=true into its section, or killasgroup=true alone where it '
+                        'stops its workers itself', self.old.namespec, name_pids(mine),
+                        'is' if len(mine) == 1 else 'are')
+        for signum in signals:
+            for pid in mine:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signum)
+            mine = left_of(mine, wait_secs if signum != signal.SIGKILL else 1)
+        alive = left_of(alive, 0)
+        if alive:
+            self.remarks.append(f'still alive after the stop: {name_pids(alive)}')
 
 
-def is_moving(seen: Process) -> bool:
-    """Tell whether a process is on its way down or up, or has just been stopped."""
+def left_of(runs: Mapping[int, Stat], secs: float) -> dict[int, Stat]:
+    """Wait until some processes have ended, for so long at most; return those that have not."""
+    deadline = time.monotonic() + secs
+    while True:
+        left = {pid: run for pid, run in runs.items() if read_stat(pid) == run}
+        if not left or time.monotonic() >= deadline:
+            return left
+        time.sleep(0.1)
+
+
+def name_pids(pids: Iterable[int]) -> str:
+    """Return the pids of some processes: the first ten, and how many more."""
+    pids = sorted(pids)
+    more = f' and {len(pids) - 10} more' if len(pids) > 10 else ''
+    return f'pid {", ".join(map(str, pids[:10]))}{more}'
+
+
+def is_moving(seen: Process, is_young: bool) -> bool:
+    """Tell whether a process is on its way down or up, or has just been stopped.
+
+    When memmon is young, the worker of the one before may go on with what has failed to start.
+    """
     if seen.state == ProcessStates.STOPPED:
         return 0 <= seen.now - seen.stop < 3
+    if seen.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
+        return is_young and lost_before(seen, 0) is not None
     return seen.state in (ProcessStates.STARTING, ProcessStates.STOPPING)
-
-
-def look_again(job: Job, site: Site) -> Job:
-    """Return the job as it is now. Raises NotRestarted unless a restart is still due."""
-    process = job.reading.process
-    if has_gone(site):
-        raise NotRestarted('not restarted', 'memmon has been stopped')
-    try:
-        seen = site.server.process(process.namespec)
-        if seen.run != process.run or seen.state not in UP_STATES:
-            raise NotRestarted('not restarted', describe_state(seen))
-        processes = read_process_table()
-        children = processes.children(site.supervisord_pid)
-    except (Fault, SupervisordError, MeasureError, OSError) as error:
-        raise NotRestarted('not restarted', reason_of(error)) from None
-    if process.pid not in children:
-        raise NotRestarted('not restarted', 'it could not be measured again')
-    old, options, total = job.reading, site.options, job.total
-    reading = take_reading(processes, seen, old.limit, (old.soft, old.hard), options, True)
-    if total and total.limit:
-        sizes = total.soft, total.hard
-        total = add_up([take_reading(processes, ALL._replace(pid=pid), total.limit, sizes, options,
-                                     True) for pid in children], total.limit, sizes)
-    job.history.is_blocked = False  # its pool is busy with this very job
-    if judge(reading, job.history, options, time.monotonic(), total) != DUE:
-        now = f'total {describe_use(total)}' if total else describe_use(reading)
-        raise NotRestarted('not restarted', f'it is now {now}')
-    whole = total or options.cumulative
-    counted = {pid: run for pid in tree(processes, process.pid)[1:] if whole
-               for run in [read_stat(pid)] if run}
-    return job._replace(reading=reading, total=total, counted=counted)
-
-
-def describe_state(seen: Process) -> str:
-    """Return what supervisord shows of a process."""
-    return f'it is now {seen.statename}' + f' as pid {seen.pid}' * bool(seen.pid)
-
-
-def run_before(job: Job, site: Site) -> tuple[bool, bool]:
-    """Run the commands of -o before; tell whether one ended with 0, and whether one asks to wait.
-
-    After that no other is run. Over the hard size none is asked.
-    """
-    was_run = False
-    report = Report('restarted', describe_cause(job.reading, job.total), job.reading, job.total)
-    for event, command in site.options.on:
-        if event == 'before':
-            status = deliver(Delivery(command, b'', variables('before', report)))
-            if status == os.EX_TEMPFAIL and (job.total or job.reading).level != HARD:
-                return was_run, True
-            was_run = was_run or status == 0
-    return was_run, False
-
-
-def stop(job: Job, site: Site) -> Process | None:
-    """Have supervisord stop a process; return what was stopped, None if that is not known.
-
-    Raises NotRestarted if nothing was. The process may have ended just now: then its successor
-    was stopped.
-    """
-    process = job.reading.process
-    try:
-        seen, stopped = site.server.stop(process.namespec)
-    except Fault as fault:
-        is_down = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
-        raise NotRestarted('not restarted' if is_down else 'failed to stop',
-                           reason_of(fault)) from None
-    except ShuttingDown as error:
-        raise NotRestarted('not restarted', str(error)) from None
-    except Exception as error:  # whatever it is, the process may have been stopped
-        log.debug('%s: the answer to the stop is lost: %s', process.namespec, reason_of(error))
-        return None
-    return stopped._replace(pid=seen.pid) if stopped else seen
 
 
 # What is to be done next for a process that memmon has stopped.
@@ -1898,175 +2062,6 @@ def next_step(seen: Process, process: Process, owed: int | None, exitcodes: Sequ
     return COMING, '' if seen.state in UP_STATES else why
 
 
-def bring_back(job: Job, site: Site, config: Mapping[str, Any], stopped: Process | None
-               ) -> Iterator[Line]:
-    """Start what memmon has stopped, until it is up, or given up, or somebody else's.
-
-    One loop: look what supervisord shows, and do the next step.
-    """
-    process, server = job.reading.process, site.server
-    owed = stopped.start if stopped else None
-    began = reached = down_since = time.monotonic()
-    retry_at, give_up, orphaned, pauses = 0.0, math.inf, 0.0, list(FATAL_PAUSES)
-    up, failures, why, tried = Uptime(job, site), 0, '', 0
-    is_slow, is_down, is_reported, remarks = False, False, job.is_reported, []
-    if stopped and stopped.run != process.run:
-        remarks.append(f'it had ended just before; its successor, pid {stopped.pid}, was stopped')
-    while True:
-        now, step = time.monotonic(), ''
-        try:
-            seen = server.process(process.namespec)
-            reached = now
-            step, text = next_step(seen, process, owed, config.get('exitcodes', [0]))
-            if step != WAIT and not is_down:
-                is_down, down_since = True, now
-                remarks += end_descendants(job, config, stopped, seen)
-            if step == NOTHING or step == WAIT and text and now - began >= RPC_TIMEOUT_SECS:
-                yield note(job, 'not restarted', text, new_pid=seen.pid)
-                return
-            if step == WAIT and not text and now - began >= SLOW_STOP_SECS and not is_slow:
-                is_slow = True
-                log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its '
-                            'section', process.namespec, SLOW_STOP_SECS)
-            # A process without memory has ended, though supervisord does not know it yet.
-            if step == UP or up.lasts(seen, now) and PROC_FILES.rss(seen.pid) != 0:
-                yield restarted(job, site, seen, remarks)
-                return
-            if step == START and now >= retry_at:
-                tried = seen.now
-                server.start(process.namespec)
-                owed, retry_at = seen.start, 0.0
-            elif step == COMING:
-                why, failures = text or why or 'it does not stay up', max(failures, up.runs - 1)
-                if text and now - down_since >= BACKOFF_SECS:
-                    failures = START_TRIES
-                if text and now - down_since >= ORPHAN_PATIENCE_SECS:
-                    give_up = now
-            elif step == DOWN:
-                failures, why = START_TRIES, text
-                if retry_at and now >= retry_at:
-                    retry_at, tried = 0.0, seen.now
-                    server.start(process.namespec)
-                elif not retry_at and pauses and not orphaned:
-                    retry_at = now + pauses.pop(0)
-                elif not retry_at:
-                    give_up = now
-        except ShuttingDown as error:
-            yield note(job, 'not restarted', str(error))
-            return
-        except Fault as fault:
-            if fault.faultCode == Faults.BAD_NAME:
-                yield note(job, 'not restarted', 'supervisord no longer knows it', new_pid=0)
-                return
-            why, failures = reason_of(fault), failures + 1
-            if step == START:
-                retry_at = now + min(2 ** min(failures - 1, 9), LONGEST_PAUSE_SECS)
-        except SupervisordError as error:
-            if not is_alive(site.supervisord_pid):
-                yield note(job, 'not restarted', 'supervisord has ended', new_pid=0)
-                return
-            why = str(error)
-            failures = START_TRIES if now - reached >= BACKOFF_SECS else failures
-        if failures >= START_TRIES and not is_reported:
-            is_reported = True
-            yield note(job, 'failed to start', f'{why}; memmon keeps trying' + (
-                '; until it is up, no other process of its pool is touched'
-                if job.siblings else ''), new_pid=0, is_done=False, tried=tried)
-        orphaned = orphaned or (now if has_gone(site) else 0.0)
-        if now >= min(give_up, orphaned + ORPHAN_PATIENCE_SECS if orphaned else math.inf):
-            yield note(job, 'gave up starting', why, new_pid=0, tried=tried)
-            return
-        if site.in_listener and now - began >= LISTENER_PATIENCE_SECS:
-            return
-        time.sleep(min(0.1 + (now - began) / 10, 1 if now - began < BACKOFF_SECS else 5))
-
-
-class Uptime:
-    """For how long a new run of a process has been RUNNING."""
-
-    def __init__(self, job: Job, site: Site) -> None:
-        self.old = job.reading.process.run
-        is_trial = job.siblings and job.is_first and not site.in_listener
-        self.enough = FIRST_UP_SECS if is_trial else UP_SECS
-        self.run, self.since, self.runs = self.old, 0.0, 0
-
-    def lasts(self, seen: Process, now: float) -> bool:
-        """Take in what supervisord shows; tell whether the run has been up for long enough."""
-        if seen.state not in UP_STATES or seen.run == self.old:
-            return False
-        if seen.run != self.run:
-            self.run, self.since, self.runs = seen.run, now, self.runs + 1
-        return seen.state == ProcessStates.RUNNING and now - self.since >= self.enough
-
-
-def restarted(job: Job, site: Site, seen: Process, remarks: Sequence[str]) -> Line:
-    """Return the line on a process that is up again, with what it uses now."""
-    old, process = job.reading, job.reading.process
-    text = f'pid {process.pid} -> {seen.pid or "none"}'
-    if not seen.pid:
-        text += f', which has ended with status {seen.exitstatus}'
-    with contextlib.suppress(MeasureError, OSError):
-        new = take_reading(read_process_table(), seen, old.limit, (old.soft, old.hard),
-                           site.options, True) if seen.pid else old._replace(memory=None)
-        if new.memory is not None and old.memory is not None:
-            text += f', {old.measure} {format_size(old.memory)} -> {format_size(new.memory)}'
-    recent = len(job.history.restarts_within(3600, time.monotonic()))
-    if recent:
-        text += f', restart {recent + 1} within the hour'
-    return note(job, 'restarted', '; '.join([text, *remarks]), new_pid=seen.pid, command='after')
-
-
-def end_descendants(job: Job, config: Mapping[str, Any], stopped: Process | None, seen: Process
-                    ) -> list[str]:
-    """End what was measured below a process and outlived its stop; return what is to be said.
-
-    Only what is the same run still, in the process group that the stopped process led: it gets
-    what stopasgroup and killasgroup would have given it.
-    """
-    remarks = []
-    waitsecs = config.get('stopwaitsecs', 10)
-    is_killed = (stopped is not None and seen.exitstatus == -1 and 'stopwaitsecs' in config
-                 and seen.stop - stopped.now >= waitsecs)
-    if is_killed:
-        remarks.append(f'killed after stopwaitsecs={waitsecs}')
-    if stopped and stopped.run != job.reading.process.run:
-        return remarks
-    alive = dict(job.counted)
-    deadline = time.monotonic() + DYING_SECS
-    while True:
-        alive = {pid: run for pid, run in alive.items() if read_stat(pid) == run}
-        if not alive or time.monotonic() >= deadline:
-            break
-        time.sleep(0.1)
-    mine = {pid: run for pid, run in alive.items() if run.group == job.reading.process.pid}
-    if mine:
-        log.warning('%s: %s outlived its stop and %s ended by memmon; put stopasgroup=true and '
-                    'killasgroup=true into its section, or killasgroup=true alone where it stops '
-                    'its workers itself', job.reading.process.namespec, name_pids(mine),
-                    'is' if len(mine) == 1 else 'are')
-        signals = [int(config.get('stopsignal', signal.SIGTERM)), signal.SIGKILL][is_killed:]
-        for signum in signals:
-            for pid, run in mine.items():
-                if read_stat(pid) == run:
-                    with contextlib.suppress(OSError):
-                        os.kill(pid, signum)
-            deadline = time.monotonic() + (waitsecs if signum != signal.SIGKILL else 1)
-            while time.monotonic() < deadline and any(
-                    read_stat(pid) == run for pid, run in mine.items()):
-                time.sleep(0.1)
-    left = [pid for pid, run in alive.items() if read_stat(pid) == run]
-    if left:
-        remarks.append(f'still alive after the stop: {name_pids(left)}')
-    return remarks
-
-
-def name_pids(pids: Iterable[int]) -> str:
-    """Return the pids of some processes: the first ten, and how many more."""
-    pids = sorted(pids)
-    more = f' and {len(pids) - 10} more' if len(pids) > 10 else ''
-    return f'pid {", ".join(map(str, pids[:10]))}{more}'
-
-
 # Workers: a process for each pool, and one for what is delivered.
 
 MAX_YOUNG_WORKERS = 8  # at once, in their first minute: one that waits longer starves nobody
@@ -2075,7 +2070,7 @@ MAX_WORKERS = 64
 MAX_DELIVERIES = 8     # at once
 
 
-def fork(pipes: Sequence[int], work: Callable[..., None], *args: Any) -> int:
+def fork(pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
     """Have a process of its own do some work; return its pid. Raises OSError.
 
     What kills the whole process group of memmon, or all that is called memmon, leaves it alone.
@@ -2093,7 +2088,7 @@ def fork(pipes: Sequence[int], work: Callable[..., None], *args: Any) -> int:
         os.setsid()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             # A handler, since the user's commands would inherit SIG_IGN.
-            signal.signal(signum, do_nothing)
+            signal.signal(signum, lambda *_: None)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
@@ -2107,10 +2102,6 @@ def fork(pipes: Sequence[int], work: Callable[..., None], *args: Any) -> int:
         os._exit(status)
 
 
-def do_nothing(signum: int, frame: FrameType | None) -> None:
-    """Handle a signal."""
-
-
 def log_failure(what: str, error: BaseException) -> None:
     """Log an error that nobody has foreseen; with -v with its traceback."""
     log.error('%s: %s: %s', what, type(error).__name__, one_line(error),
@@ -2119,17 +2110,13 @@ def log_failure(what: str, error: BaseException) -> None:
 
 def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
     """Restart the processes of a pool one after the other: the work of a worker."""
-    try:
-        configs = site.server.configs()
-    except SupervisordError:
-        configs = {}
-    is_proven = False
+    configs = site.server.configs()
+    up_secs = FIRST_UP_SECS
     for number, job in enumerate(jobs):
-        if number and has_gone(site):
+        if number and site.has_gone():
             return
-        line = Line('')
-        job = job._replace(is_first=not is_proven)
-        for line in restart(job, site, configs.get(job.reading.process.namespec, {})):
+        line, config = Line(''), configs.get(job.reading.process.namespec, {})
+        for line in Restarting(job, site, config, up_secs if job.siblings else UP_SECS).lines():
             send_line(writer, number, line, job, site)
         report = report_of(job, line)
         for event, command in site.options.on:
@@ -2137,17 +2124,24 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
                 deliver(Delivery(command, b'', variables(event, report)))
         if line.event in LOST_EVENTS:
             return  # the others of the pool are left alone
-        is_proven = is_proven or line.event == 'restarted'
+        if line.event == 'restarted':
+            up_secs = UP_SECS
 
 
 def send_line(writer: int, number: int, line: Line, job: Job, site: Site) -> None:
-    """Write a line on a job to the listener; where that has gone, report it here."""
+    """Write a line on a job to the listener; where that has gone, report it here.
+
+    One with commands is logged here in any case: before what they print.
+    """
+    report = report_of(job, line)
+    if report.after_done:
+        write_log(report)
     try:
         os.write(writer, json.dumps([number, *line]).encode() + b'\n')
     except OSError:
         if line.event in EVENTS:
-            report = report_of(job, line)
-            write_log(report)
+            if not report.after_done:
+                write_log(report)
             for delivery in deliveries(site.options, report):
                 deliver(delivery)
 
@@ -2171,33 +2165,24 @@ class Worker:
 
     def __init__(self, pid: int, pipe: int, jobs: Sequence[Job]) -> None:
         self.pid = pid
-        self.pipe = pipe                    # to read from
-        self.jobs = list(jobs)              # none: it delivers
+        self.pipe = pipe          # to read from
+        self.jobs = list(jobs)    # none: it delivers
         self.began = time.monotonic()
-        self.stopping_since: float | None = None  # of the first job
-        self.is_failing = False             # and goes on trying
+        self.is_failing = False   # and goes on trying
         self.unread = b''
 
     def read(self) -> list[tuple[Job, Line]] | None:
         """Return what the worker has written; None when it has ended."""
         data = os.read(self.pipe, 65536)
         *lines, self.unread = (self.unread + data).split(b'\n')
-        found = [self.take(*json.loads(line)) for line in lines]
-        return found or (None if not data else [])
+        return [self.take(*json.loads(line)) for line in lines] if data else None
 
     def take(self, number: int, *fields: Any) -> tuple[Job, Line]:
         """Note how far a job has come."""
-        line = Line(*fields)
-        job = self.jobs[number]
-        if line.event == STOPPING:
-            self.jobs[number] = job._replace(is_owed=True)
-            self.stopping_since = time.monotonic()
+        job, line = self.jobs[number], Line(*fields)
         self.is_failing = line.event == 'failed to start'
-        if self.is_failing:
-            self.jobs[number] = self.jobs[number]._replace(is_reported=True)
-        if line.is_done:
-            self.jobs[number] = self.jobs[number]._replace(is_owed=False)
-            self.stopping_since = None
+        self.jobs[number] = job._replace(is_owed=line.event in OWING_EVENTS,
+                                         is_reported=job.is_reported or self.is_failing)
         return job, line
 
 
@@ -2208,6 +2193,7 @@ class Workers:
         self.options = options
         self.server = server
         self.supervisord_pid = 0
+        self.began = time.monotonic()
         self.workers: list[Worker] = []
         self.queue: list[list[Job]] = []        # a list for each pool
         self.deliveries: list[Delivery] = []    # that wait
@@ -2230,7 +2216,7 @@ class Workers:
     def start_some(self) -> list[tuple[Job, Line]]:
         """Start what waits, as many as may work at once; return what the listener did itself."""
         while self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES:
-            if not self.start(deliver_apart, [], self.deliveries[0]):
+            if not self.start([], deliver, self.deliveries[0]):
                 break
             self.deliveries.pop(0)
         while self.queue:
@@ -2238,85 +2224,66 @@ class Workers:
                      and time.monotonic() - worker.began < YOUNG_SECS]
             if len(young) >= MAX_YOUNG_WORKERS or len(self.workers) >= MAX_WORKERS:
                 break
-            jobs = self.queue[0]
-            site = Site(self.options, self.server, self.supervisord_pid, os.getpid())
-            if not self.start(work_on_pool, jobs, jobs, site):
-                return self.restart_here(jobs, site._replace(in_listener=True))
+            site = Site(self.options, self.server, self.supervisord_pid, os.getpid(), self.began)
+            if not self.start(self.queue[0], work_on_pool, self.queue[0], site):
+                return self.restart_here(self.queue[0], site._replace(in_listener=True))
             self.queue.pop(0)
         return []
 
-    def start(self, work: Callable[..., None], jobs: Sequence[Job], *args: Any) -> bool:
-        """Fork a process for some work; tell whether that was possible."""
+    def start(self, jobs: Sequence[Job], work: Callable[..., object], *args: Any) -> bool:
+        """Fork a process for some work; tell whether that was possible.
+
+        Its end shows at the reader of the pipe; work on jobs is given the writer.
+        """
+        pipes: tuple[int, ...] = ()
         try:
-            reader, writer = os.pipe()
-        except OSError as error:
-            self.warn(error)
-            return False
-        try:
+            reader, writer = pipes = os.pipe()
             readers = [reader, *(worker.pipe for worker in self.workers)]
-            pid = fork(readers, work, *args, writer)
+            pid = fork(readers, work, *args, *([writer] if jobs else []))
         except OSError as error:
-            os.close(reader)
-            self.warn(error)
+            if not self.cannot_fork:
+                log.warning('cannot fork (%s): memmon restarts one process at a time by itself',
+                            one_line(error))
+            self.cannot_fork = True
+            for pipe in pipes:
+                os.close(pipe)
             return False
-        finally:
-            os.close(writer)
+        os.close(writer)
         self.cannot_fork = False
         self.workers.append(Worker(pid, reader, jobs))
         return True
 
-    def warn(self, error: OSError) -> None:
-        """Log once that no process can be forked."""
-        if not self.cannot_fork:
-            log.warning('cannot fork (%s): memmon restarts one process at a time by itself',
-                        one_line(error))
-        self.cannot_fork = True
-
     def restart_here(self, jobs: list[Job], site: Site) -> list[tuple[Job, Line]]:
         """Restart the first of some processes in the listener itself, for ten seconds at most."""
-        job = jobs[0]
-        lines = [(job, line._replace(command='')) for line in restart(job, site, {})]
-        is_owed = job.is_owed or any(line.event == STOPPING for _, line in lines)
-        if lines and lines[-1][1].is_done:
-            jobs.pop(0)
-            if not jobs or lines[-1][1].event in LOST_EVENTS:
-                self.queue.remove(jobs)
-        else:
-            reported = job.is_reported or any(line.event in LOST_EVENTS for _, line in lines)
-            jobs[0] = job._replace(is_owed=is_owed, is_reported=reported)
+        here = Worker(os.getpid(), -1, jobs)
+        lines = [here.take(0, *line._replace(command=''))
+                 for line in Restarting(jobs[0], site, {}, UP_SECS).lines()]
+        left = here.jobs[not here.jobs[0].is_owed:]
+        if lines and lines[-1][1].event == 'gave up starting':
+            left = []
+        self.queue[:1] = [left] if left else []
         return lines
 
     def collect(self, ready: Iterable[int]) -> list[tuple[Job, Line]]:
-        """Return what the workers whose pipes are ready have written."""
+        """Return what the workers whose pipes are ready have written.
+
+        What a killed one owes goes to a new one.
+        """
         found = []
         for worker in [worker for worker in self.workers if worker.pipe in ready]:
             lines = worker.read()
-            if lines is None:
-                self.take_leave(worker)
-            else:
+            if lines is not None:
                 found += lines
+                continue
+            self.workers.remove(worker)
+            os.close(worker.pipe)
+            os.waitpid(worker.pid, 0)
+            owed = [job for job in worker.jobs if job.is_owed]
+            if owed:
+                log.warning('the worker for %s was killed: another one brings it back',
+                            owed[0].reading.process.namespec)
+                self.queue.insert(0, owed)
         return found
-
-    def take_leave(self, worker: Worker) -> None:
-        """Take leave of a worker that has ended; what a killed one owes goes to a new one."""
-        self.workers.remove(worker)
-        os.close(worker.pipe)
-        reap(worker.pid)
-        owed = [job for job in worker.jobs if job.is_owed]
-        if owed:
-            log.warning('the worker for %s was killed: another one brings it back',
-                        owed[0].reading.process.namespec)
-            self.queue.insert(0, owed)
-
-
-def deliver_apart(delivery: Delivery, writer: int) -> None:
-    """Deliver in a process of its own, whose end the other end of the pipe shows."""
-    deliver(delivery)
-
-
-def reap(pid: int) -> None:
-    """Take leave of a child that has ended."""
-    os.waitpid(pid, 0)
 
 
 def wait_readable(descriptors: Sequence[int], timeout_secs: float | None) -> list[int]:
@@ -2858,9 +2825,8 @@ class Listener:
             if worker.jobs and not worker.is_failing:
                 if total.level != HARD or now - worker.began < SLOW_STOP_SECS:
                     return None
-                if worker.stopping_since is not None:
-                    memory -= sum(job.history.part.memory or 0 for job in worker.jobs
-                                  if job.is_owed and job.history.part)
+                memory -= sum(job.history.part.memory or 0 for job in worker.jobs
+                              if job.is_owed and job.history.part)
         left = total._replace(memory=memory)
         return left if left.level == total.level else None
 
@@ -2879,7 +2845,8 @@ class Listener:
 
     def report(self, report: Report) -> None:
         """Log something, and have the mail and the user's commands for it delivered."""
-        write_log(report)
+        if not report.after_done:  # else the worker has, before their output
+            write_log(report)
         self.workers.deliveries += deliveries(self.options, report)
 
     def restart(self, due: Sequence[Judged]) -> None:
@@ -2930,7 +2897,7 @@ class Listener:
             self.report(report)
         elif now - since >= HOUR and 'postponed for an hour' not in history.said:
             history.said['postponed for an hour'] = now
-            self.report(report._replace(event='postponed for an hour'))
+            self.report(report._replace(event='postponed for an hour', after_done=False))
 
     def plan_look(self, now: float, cpu_secs: float) -> None:
         """Find out when to look before the next tick: if a limit could be reached before that.

@@ -12,10 +12,11 @@ A seed makes a history. A history that went wrong is described with its seed, an
 
 from __future__ import annotations
 
-import copy
 import errno
 import logging
+import math
 import os
+import pickle
 import random
 import signal
 import time
@@ -37,7 +38,8 @@ from supervisor.http import NOT_DONE_YET
 from supervisor.medusa.asyncore_25 import ExitNow
 from supervisor.options import (EventListenerConfig, EventListenerPoolConfig, NotFound,
                                 ProcessConfig, ProcessGroupConfig)
-from supervisor.states import ProcessStates, SupervisorStates, getProcessStateDescription
+from supervisor.states import (EventListenerStates, ProcessStates, SupervisorStates,
+                               getProcessStateDescription)
 from supervisor.xmlrpc import (Faults, RootRPCInterface, RPCError, SystemNamespaceRPCInterface,
                                traverse)
 
@@ -48,7 +50,8 @@ EPOCH = 1_700_000_000  # the wall clock at the beginning
 MB = memmon.MB
 SOFT, HARD = 100 * MB, 200 * MB  # the limits that a history may give
 STOPPED, RUNNING, FATAL = ProcessStates.STOPPED, ProcessStates.RUNNING, ProcessStates.FATAL
-BACKOFF, EXITED = ProcessStates.BACKOFF, ProcessStates.EXITED
+STARTING, BACKOFF = ProcessStates.STARTING, ProcessStates.BACKOFF
+EXITED = ProcessStates.EXITED
 DOWN_STATES = (STOPPED, EXITED, FATAL)
 MEMMON = 'memmon:memmon'
 USUAL = ('supervisor.start', 'supervisor.stop')  # what operators do to a process
@@ -136,6 +139,7 @@ class Program:
         self.restarted: list[tuple[float, int]] = []    # as memmon says
         self.is_exempt = False                # from coming up again: nobody is left who knows
         self.is_given_up = False
+        self.is_asked = False                 # to stop, by memmon, whatever became of that
         self.is_wanted_down = False           # by an operator
 
 
@@ -145,7 +149,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = rng = random.Random(seed)
-        self.now, self.jump = 0.0, rng.random()
+        self.now, self.until, self.jump = 0.0, 0.0, rng.random()
         self.told: list[tuple[Any, ...]] = []
         self.wrongs: list[str] = []
         self.hub = greenlet.getcurrent()
@@ -157,7 +161,7 @@ class World:
         self.lives = 0
         self.can_fork, self.has_jumped = True, False
         self.deaf_until = self.slow_until = NEVER
-        self.trouble_at = NEVER  # when the adversary last did what is a reason for alarm
+        self.trouble_at = NEVER  # until when the adversary does what is a reason for alarm
         self.logged_errors = 0
         self.rate = rng.choice((0.0, 0.01, 0.03, 0.1))  # of what happens in calls
         self.is_over = False     # the adversary
@@ -221,6 +225,7 @@ class World:
 
     def run(self, until: float) -> None:
         """Run what is to be run until then."""
+        self.until = until
         while self.tasks:
             task = min(self.tasks, key=attrgetter('wake_at'))
             if task.wake_at > until:
@@ -235,9 +240,8 @@ class World:
     @property
     def task(self) -> Task:
         """The task that runs now."""
-        task = greenlet.getcurrent()
-        assert isinstance(task, Task)
-        if task.process.death <= self.now and task.life:
+        task: Task = greenlet.getcurrent()  # type: ignore[assignment]
+        if task.life and task.process.death <= self.now:
             raise Killed
         return task
 
@@ -245,9 +249,12 @@ class World:
         """Wait for some time; or until woken."""
         task = self.task
         task.wake_at, task.is_open = self.now + secs, is_open
-        self.hub.switch()
+        if (task.wake_at > self.until or self.killed
+                or task is not min(self.tasks, key=attrgetter('wake_at'))):
+            self.hub.switch()
+        self.now = max(self.now, task.wake_at)  # nobody else is to run before
         task.is_open = False
-        if task.process.death <= self.now and task.life:
+        if task.life and task.process.death <= self.now:
             raise Killed
 
     def sleep(self, secs: float) -> None:
@@ -362,12 +369,12 @@ class World:
 
     # What memmon asks of the system.
 
-    def fork(self, pipes: Sequence[int], work: Callable[..., None], *args: Any) -> int:
+    def fork(self, pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
         """Stand for memmon.fork: a worker has copies of all that it is given."""
         if not self.can_fork:
             raise BlockingIOError(errno.EAGAIN, 'Resource temporarily unavailable')
         parent = self.task
-        work, args = copy.deepcopy((work, args))
+        work, args = pickle.loads(pickle.dumps((work, args)))
         child = self.start(lambda: work(*args), self.new_process(parent.pid), parent.life)
         child.process.course = 0.0, 0.0, 0.0  # it shares its memory with the listener
         child.descriptors = parent.descriptors - {*pipes, *parent.standard}
@@ -422,6 +429,12 @@ class World:
     def holders(self, descriptor: int) -> list[Task]:
         return [task for task in self.tasks if descriptor in task.descriptors]
 
+    def is_held(self, descriptor: int) -> bool:
+        for task in self.tasks:
+            if descriptor in task.descriptors:
+                return True
+        return False
+
     def close(self, descriptor: int, task: Task | None = None) -> None:
         (self.task if task is None else task).descriptors.discard(descriptor)
         for holder in self.holders(self.pipes[descriptor][0]):
@@ -429,7 +442,7 @@ class World:
 
     def is_readable(self, descriptor: int) -> bool:
         writer, data = self.pipes[descriptor]
-        return bool(data) or not self.holders(writer)
+        return bool(data) or not self.is_held(writer)
 
     def read(self, descriptor: int, count: int = 65536) -> bytes:
         assert descriptor in self.task.descriptors
@@ -442,7 +455,7 @@ class World:
         if descriptor > 2:
             assert descriptor in self.task.descriptors
             reader, buffer = self.pipes[descriptor]
-            if not self.holders(reader):
+            if not self.is_held(reader):
                 raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
             buffer += data
             for holder in self.holders(reader):
@@ -568,7 +581,7 @@ class World:
             for program, process, state in before:
                 if state != program.state or process is not program.process:
                     self.note_effect(request, program)
-                if request.task.life and program.hit:
+                if program.hit and program.hit_by and request.task.life == program.hit_by.life:
                     program.hit_by = request.task
         return answer
 
@@ -582,11 +595,15 @@ class World:
                 self.judge_stop(request.task, program)
         elif request.method.startswith(USUAL):
             program.hit, program.is_wanted_down = None, is_stop
+            if is_stop:
+                program.failed_at = self.now  # for all that memmon can see
 
     def call(self, method: str, *args: Any) -> Any:
         """Stand for memmon.Server.call: latency, and accidents."""
         task = self.task
         accident = ''
+        for program in self.programs.values():
+            program.is_asked |= method == 'system.multicall' and program.namespec in repr(args)
         if not self.is_over and self.rng.random() < self.rate:
             accident = self.rng.choice(ACCIDENTS)
             self.record('adversary: %s %s %s', task.pid, method, accident)
@@ -682,17 +699,19 @@ class World:
         if program and text.startswith('restarted'):
             program.restarted.append((self.now, task.life))
         elif program and text.startswith('failed to start'):
-            if (program.failed_at < program.hits[-1][0] and self.now - self.trouble_at > 100
-                    and not program.is_missing):
+            mine = [at for at, life, _ in program.hits if life == task.life]
+            others = [at for at, life, _ in program.hits if life != task.life]
+            if (mine and max([program.failed_at, *others]) < mine[-1]
+                    and self.now - self.trouble_at > 100 and not program.is_missing):
                 self.wrong(f'it is not true that {text}')
         elif program and text.startswith('gave up starting'):
             program.is_given_up = True
 
     def judge_end(self) -> None:
         """See whether all came to a good end."""
-        if self.is_closed():
+        pool = None if self.is_closed() else self.sup.process_groups['memmon']
+        if not pool or pool.processes['memmon'].state == FATAL:  # killed four times in a row
             return
-        pool = self.sup.process_groups['memmon']
         if pool.processes['memmon'].state != RUNNING or any(
                 event.when < self.wall() - 3 for event in pool.event_buffer):
             self.wrong('memmon does not answer events')
@@ -703,13 +722,14 @@ class World:
     def judge_end_of(self, program: Program) -> None:
         """See whether a program is up unless somebody wants it down, and kept to its limit."""
         name, process = program.namespec, program.process
-        if self.is_owed(program) and not program.is_exempt:
+        if (self.is_owed(program) and not program.is_exempt
+                and self.now - program.hits[-1][0] > 60):  # else it is restarted again and again
             is_orphan = (program.hit_by is not None
                          and self.find_listener(program.hit_by.life) is None)
             if program.state not in (FATAL, EXITED) or not (program.is_given_up or is_orphan):
                 self.wrong(f'{name} is {getProcessStateDescription(program.state)}, and memmon '
                            'has stopped it')
-        if program.is_wanted_down and program.state not in DOWN_STATES and not program.hits:
+        if program.is_wanted_down and program.state not in DOWN_STATES and not program.is_asked:
             self.wrong(f'{name} is up, and an operator has stopped it')
         if program.state != RUNNING or not process or self.is_dry:
             return
@@ -724,11 +744,13 @@ class World:
                           for other in siblings)
         times, secs = self.rate_limit
         is_held = sum(at > self.now - secs - 60 for at, _, _ in hits) >= times
-        was_tried = any(life == self.lives for _, life in program.restarted)
-        is_over = process.over_at(SOFT) < self.now - slack and not hits and not was_tried
+        said = sum(life == self.lives for _, life in program.restarted)
+        # A stop without an answer counts as a restart for memmon, whoever restarts it then.
+        is_sure = said <= sum(life == self.lives for _, life, _ in program.hits)
+        is_over = process.over_at(SOFT) < self.now - slack and not hits and not said
         is_over_hard = process.over_at(self.hard) < self.now - slack and not any(
             memory > self.hard for _, _, memory in hits)
-        if is_free and not is_held and (is_over or is_over_hard):
+        if is_free and is_sure and not is_held and (is_over or is_over_hard):
             self.wrong(f'{name} is over its limit since {process.over_at(SOFT):.1f} and is not '
                        'restarted')
 
@@ -829,31 +851,32 @@ class World:
         pool = [other for other in self.programs.values() if other.pool == program.pool]
         is_missing, crash_secs = self.rng.choice(((True, 0.0), (False, 0.0), (False, 0.5),
                                                   (False, 3.0)))
-        if any(self.now - at < 100 for other in pool for at, _, _ in other.hits):
-            crash_secs = min(crash_secs, 0.5)  # the others of a round are on trial for a second
+        if len(pool) == 1 or any(self.now - at < 100 for other in pool for at, _, _ in other.hits):
+            crash_secs = min(crash_secs, 0.5)  # only the first of a round is on trial for longer
         secs = self.rng.choice((3, 20, 100, 400))
         self.record('%s: missing %s, crashes after %s, for %s s', program.pool, is_missing,
                     crash_secs, secs)
         for other in pool:
             other.is_missing, other.crash_secs = is_missing, crash_secs
+        self.trouble_at = max(self.trouble_at, self.now + secs)
         self.start(lambda: self.mend(pool, secs))
 
     def mend(self, pool: Sequence[Program], secs: float) -> None:
         self.wait(secs)
         for program in pool:
             program.is_missing, program.crash_secs = False, FOREVER
-        self.trouble_at = self.now
         self.record('%s is mended', pool[0].pool)
 
     def lets_forks_fail(self, program: Program) -> None:
         secs = self.rng.choice((1, 5, 20, 100))
         self.can_fork = False
+        self.trouble_at = max(self.trouble_at, self.now + secs)
         self.record('no forks for %s s', secs)
         self.start(lambda: self.let_fork(secs))
 
     def let_fork(self, secs: float) -> None:
         self.wait(secs)
-        self.can_fork, self.trouble_at = True, self.now
+        self.can_fork = True
 
     def lets_calls_fail(self, program: Program) -> None:
         self.deaf_until = self.now + self.rng.choice((1, 5, 20, 70))
@@ -890,6 +913,22 @@ ACTS: Sequence[Callable[[World, Program], None]] = (
     World.restarts, World.deploys_what_is_broken, World.deploys_what_is_broken,
     World.lets_forks_fail, World.lets_calls_fail, World.slows_calls_down, World.shrinks,
     World.sets_the_clock, World.reloads, World.shuts_down, World.updates)
+
+
+def due_at(process: Any) -> float:
+    """Return when supervisor's Subprocess.transition() does something, if nothing else happens."""
+    config = process.config
+    if process.state == EXITED:
+        is_due = config.autorestart is RestartUnconditionally or (
+            config.autorestart and process.exitstatus not in config.exitcodes)
+        return NEVER if is_due else FOREVER
+    if process.state == STOPPED:
+        return FOREVER if process.laststart else NEVER
+    if process.state == STARTING:
+        return process.laststart + config.startsecs  # type: ignore[no-any-return]
+    if process.state == BACKOFF and process.backoff > config.startretries:
+        return NEVER
+    return FOREVER if process.state == FATAL else process.delay
 
 
 class ServerOptions:
@@ -943,34 +982,43 @@ class ServerOptions:
         self.registered.discard(descriptor)
 
     def poll(self, timeout: float) -> tuple[list[int], list[int]]:
+        """Wait until something can be read; what a call still waits for only after a while."""
         world = self.world
-        if not self.ready(False):
+        ready = self.ready()
+        if not ready and all(request.answer is not None for request in world.requests):
             world.wait(self.idle_secs(timeout), is_open=True)
-        return self.ready(True), []
+            ready = self.ready()
+        return [HTTP] * bool(world.requests) + ready, []
 
-    def ready(self, is_late: bool) -> list[int]:
-        """Return what can be read; what a call still waits for only after a while."""
-        found = [HTTP] if any(is_late or request.answer is None
-                              for request in self.world.requests) else []
-        return found + [descriptor for descriptor in sorted(self.registered)
-                        if descriptor in self.world.pipes and self.world.is_readable(descriptor)]
+    def ready(self) -> list[int]:
+        pipes = self.world.pipes
+        return [descriptor for descriptor in sorted(self.registered)
+                if descriptor in pipes and self.world.is_readable(descriptor)]
 
     def idle_secs(self, timeout: float) -> float:
         """Return for how long nothing happens: many turns of the main loop do nothing."""
+        world, pid = self.world, self.get_pid()
+        secs = 0.05 if world.requests else self.secs_to_turn(timeout)
+        for process in world.processes.values():
+            if process.ppid == pid and process.death - world.now < secs:
+                secs = process.death - world.now
+        return max(0.0, secs)
+
+    def secs_to_turn(self, timeout: float) -> float:
+        """Return when the first turn of the main loop does anything by itself."""
         world = self.world
-        processes = [process for group in world.sup.process_groups.values()
-                     for process in group.processes.values()]
-        events_wait = any(getattr(group, 'event_buffer', ())
-                          for group in world.sup.process_groups.values())
-        if self.mood == SupervisorStates.RUNNING and not events_wait and all(
-                process.state in (RUNNING, FATAL) or process.state == STOPPED and process.laststart
-                or process.state == EXITED and not process.config.autorestart
-                for process in processes):
-            timeout = world.tick - world.wall() % world.tick + 0.001
-        deaths = [process.death for process in world.processes.values()
-                  if process.ppid == world.supervisord.pid]
-        return max(0.0, min([0.05 if world.requests else timeout,
-                             *(death - world.now for death in deaths)]))
+        wall = world.wall()
+        due, is_tick_waiting = FOREVER, False
+        for group in world.sup.process_groups.values():
+            for process in group.processes.values():
+                if process.state != RUNNING:
+                    due = min(due, due_at(process))
+                elif process.listener_state == EventListenerStates.READY:
+                    is_tick_waiting = bool(group.event_buffer)
+        if self.mood < SupervisorStates.RUNNING or is_tick_waiting or due <= wall:
+            return timeout
+        to_tick = world.tick - wall % world.tick + 0.001
+        return to_tick if due == FOREVER else timeout * math.ceil(min(due - wall, to_tick))
 
     def check_execv_args(self, filename: str, argv: Sequence[str], st: object) -> None:
         self.spawning = argv[1]
@@ -1032,9 +1080,9 @@ class ServerOptions:
             world.end_process(process, world.now + process.stop_secs, signum)
 
     def waitpid(self) -> tuple[int | None, int | None]:
-        world = self.world
+        world, mine = self.world, self.get_pid()
         for process in world.processes.values():
-            if process.ppid == self.get_pid() and process.death <= world.now:
+            if process.ppid == mine and process.death <= world.now:
                 return world.processes.pop(process.pid).pid, process.status
         return None, None
 

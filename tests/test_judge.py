@@ -661,7 +661,7 @@ def test_total_waits_for_the_stop_under_way(mb: float, began: float, is_failing:
     listener = memmon.Listener(options('-t 1GB..2GB'), Server('unix:///none'))
     made = history(part=reading(700 * MB, '-t 1GB..2GB'))
     worker = memmon.Worker(1, 1, [Job(made, reading(), None, is_owed=is_owed)])
-    worker.began, worker.is_failing, worker.stopping_since = began, is_failing, began
+    worker.began, worker.is_failing = began, is_failing
     listener.workers.workers = [worker]
     found = listener.without_stopping(reading(mb * MB, '-t 1GB..2GB'), 100)
     assert (found.memory if found else None) == (left and left * MB)

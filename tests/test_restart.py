@@ -657,7 +657,17 @@ def test_next_step_for_a_stopped_process(
 ])
 def test_sibling_that_is_on_its_way_is_waited_for(process: memmon.Process, moves: bool) -> None:
     """One in BACKOFF may be so for ever."""
-    assert memmon.is_moving(process) == moves
+    assert memmon.is_moving(process, False) == moves
+
+
+@pytest.mark.parametrize('process, moves', [
+    (seen('BACKOFF', stop=1109), True), (seen('FATAL', stop=1109), True),
+    (seen('FATAL', stop=500), False), (seen('FATAL', stop=1200), False),  # the clock was set back
+    (seen('EXITED', stop=1109), False), (seen('RUNNING'), False),
+])
+def test_sibling_that_a_worker_of_the_memmon_before_may_bring_back_is_waited_for(
+        process: memmon.Process, moves: bool) -> None:
+    assert memmon.is_moving(process, True) == moves
 
 
 def job(namespec: str, *pool: str, **fields: Any) -> memmon.Job:
@@ -669,11 +679,32 @@ def job(namespec: str, *pool: str, **fields: Any) -> memmon.Job:
     return memmon.Job(history, reading, None, **fields)
 
 
+class ShowsOneAfterTheOther:
+    """A server of which each look shows another state; the last remains."""
+
+    def __init__(self, *processes: memmon.Process) -> None:
+        self.processes = list(processes)
+
+    def process(self, namespec: str) -> memmon.Process:
+        return self.processes.pop(0) if len(self.processes) > 1 else self.processes[0]
+
+    def start(self, namespec: str) -> None:
+        """Show the next state."""
+
+
+def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> None:
+    server: Any = ShowsOneAfterTheOther(
+        seen('STOPPED', stop=1000, now=1000), seen('STARTING', now=1000), seen('FATAL', now=1001))
+    site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
+    line = next(memmon.Restarting(job('web:web', is_owed=True), site, {}, 1).lines())
+    assert (line.event, line.tried) == ('failed to start', 1000)
+
+
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
     """Workers that do nothing."""
     monkeypatch.setattr(memmon, 'fork', lambda *_: 2 ** 22 + 1)
-    monkeypatch.setattr(memmon, 'reap', lambda pid: 0)
+    monkeypatch.setattr(os, 'waitpid', lambda pid, options: (pid, 0))
     return memmon.Workers(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'))
 
 
@@ -700,10 +731,10 @@ def test_eight_young_workers_at_once_and_those_that_fail_or_grow_old_do_not_coun
 
 @pytest.mark.parametrize('lines, owed', [
     ([], []),                                       # killed before it asked for the stop
-    ([memmon.Line(memmon.STOPPING, is_done=False)], ['a:1']),
-    ([memmon.Line(memmon.STOPPING, is_done=False), memmon.Line('failed to start', is_done=False)],
+    ([memmon.Line(memmon.STOPPING)], ['a:1']),
+    ([memmon.Line(memmon.STOPPING), memmon.Line('failed to start')],
      ['a:1']),
-    ([memmon.Line(memmon.STOPPING, is_done=False), memmon.Line('restarted', new_pid=8)], []),
+    ([memmon.Line(memmon.STOPPING), memmon.Line('restarted', new_pid=8)], []),
 ])
 def test_killed_worker_leaves_what_it_had_announced_to_the_next(
         lines: list[memmon.Line], owed: list[str], workers: memmon.Workers,
