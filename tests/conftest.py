@@ -22,6 +22,12 @@ def fail_test(*_: object) -> None:
     pytest.fail(f'not done after {TEST_SECS} seconds')
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that wait for long, so that none is left alone at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker('waits') is None,
+                                 'start_supervisord' not in getattr(item, 'fixturenames', [])))
+
+
 @pytest.fixture(autouse=True)
 def time_limit() -> Iterator[None]:
     """End a test that hangs although each of its waits has an end."""
@@ -57,9 +63,9 @@ def start_listener(directory: Path) -> Iterator[StartListener]:
     started: list[Listener] = []
 
     def start(supervisord: Supervisord | FakeServer, *args: str, wrapper: Any = (),
-              **env: str) -> Listener:
-        started.append(
-            Listener(directory, *args, env={**supervisord.env, **env}, wrapper=wrapper))
+              constants: Any = None, **env: str) -> Listener:
+        started.append(Listener(directory, *args, env={**supervisord.env, **env},
+                                constants=constants, wrapper=wrapper))
         return started[-1]
 
     yield start
