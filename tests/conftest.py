@@ -12,8 +12,14 @@ import pytest
 from fake_server import FakeServer, StartFakeServer
 from harness import (BuildPreload, Listener, Mailbox, StartListener, StartSupervisord, Supervisord,
                      has_pid_namespaces, kill, processes_in, run)
+from hypothesis import HealthCheck, settings
 
 TEST_SECS = 150  # beyond the sum of what any test may wait for on a busy machine
+
+# Few examples, since each run tries others; and no time for each: the machine may be busy.
+settings.register_profile('memmon', max_examples=30, deadline=None,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('memmon')
 
 
 def fail_test(*_: object) -> None:

@@ -95,6 +95,13 @@ def in_pid_namespace(*command: str) -> list[str]:
     return ['unshare', '--pid', '--fork', '--kill-child', '--mount-proc', *command]
 
 
+UID = str(100000 + os.getpid())  # of nobody else: a user's processes are counted together
+# A command that runs another one as a user who may open what root can, and no more than that.
+ANOTHER_USER = ['setpriv', '--reuid', UID, '--regid', UID, '--clear-groups',
+                '--inh-caps', '+dac_override', '--ambient-caps', '+dac_override',
+                '--bounding-set', '-all,+dac_override']
+
+
 @lru_cache(maxsize=None)
 def has_pid_namespaces() -> bool:
     """Tell whether in_pid_namespace works here: it needs root, Linux, and no sandbox."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from harness import (MEMMON, Listener, StartListener, StartSupervisord, Supervisord,
+from harness import (ANOTHER_USER, MEMMON, Listener, StartListener, StartSupervisord, Supervisord,
                      descendants_of, rss_mb, run, section, wait_until)
 
 import memmon
@@ -90,6 +90,26 @@ def test_what_is_private_is_restarted_and_a_mapped_file_is_not(
     shared.wait_new_pid('fork', fork)
     listener.wait_log('restarted fork:fork: private memory with descendants: ')
     assert shared.pid('maps') == maps
+
+
+# What may not be read.
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which('setpriv'), reason=(
+    'needs root, and setpriv from util-linux, for a memmon that may not read what is private'))
+def test_what_another_user_may_not_read_counts_with_its_rss_and_is_named_once(
+        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('big') + section('other'))
+    pids = supervisord.wait_big('big', 'other')
+    listener = start_listener(supervisord, '--dry-run', '-k', 'private', '-a', '40MB',
+                              wrapper=ANOTHER_USER)
+    for _ in range(3):
+        listener.send()
+    warning, = [line for line in listener.messages() if line.startswith('WARNING')]
+    assert warning in [
+        f'WARNING memmon: the private memory of {name}:{name} cannot be read (pid {pid}): the RSS '
+        'counts there' for name, pid in zip(('big', 'other'), pids)]
+    for name in ('big', 'other'):
+        assert listener.log().count(f' would restart {name}:{name}: private memory ') == 1
 
 
 # What is swapped out.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fake_server import StartFakeServer
-from harness import (LIMIT, MEMMON, TINY, Done, Listener, Mailbox, StartListener,
+from harness import (ANOTHER_USER, LIMIT, MEMMON, TINY, Done, Listener, Mailbox, StartListener,
                      StartSupervisord, children_of, in_pid_namespace, messages, open_files,
                      rss_kb, rss_mb, run, section, sleeper, wait_until)
 
@@ -320,13 +320,13 @@ def test_absence_of_ticks_is_an_info_and_then_a_warning(
 
 def test_leak_is_stopped_long_before_the_next_tick(
         start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    supervisord = start_supervisord(section('leak', '--mb', '300', '--rate', '20', '--once', 'x'))
-    pid, = supervisord.wait_big('leak', mb=20)
-    listener = start_listener(supervisord, '-v', '-a', '90MB')
+    supervisord = start_supervisord(section('leak', '--mb', '300', '--rate', '10', '--once', 'x'))
+    pid, = supervisord.wait_up('leak')
+    listener = start_listener(supervisord, '-v', '-a', '60MB')
     listener.send('TICK_60')
     supervisord.wait_new_pid('leak', pid)
     listener.wait_log(' restarted leak:leak: ')
-    assert 'DEBUG memmon: a look between two ticks' in listener.log()
+    listener.wait_log('DEBUG memmon: a look between two ticks')
 
 
 @linux
@@ -484,11 +484,8 @@ def test_shortage_of_processes_leaves_the_listener_to_do_it(
         start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
     supervisord = start_supervisord(sleeper('a') + sleeper('b'))
     pids = supervisord.wait_up('a', 'b')
-    uid = 100000 + os.getpid()  # of nobody else: a user's processes are counted together
-    other = ['setpriv', '--reuid', str(uid), '--regid', str(uid), '--clear-groups',
-             '--inh-caps', '+dac_override', '--ambient-caps', '+dac_override',
-             '--bounding-set', '-all,+dac_override', 'prlimit', '--nproc=1']
-    listener = start_listener(supervisord, '-a', TINY, wrapper=other)
+    listener = start_listener(supervisord, '-a', TINY,
+                              wrapper=[*ANOTHER_USER, 'prlimit', '--nproc=1'])
     listener.send()
     for name, pid in zip('ab', pids):
         supervisord.wait_new_pid(name, pid)

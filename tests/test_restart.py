@@ -118,8 +118,9 @@ def test_successor_that_ends_with_an_expected_status_is_no_failure(
 def test_restart_in_vain_is_said_once_and_repeated_at_the_hard_size_only(
         tmp_path: Path, mailbox: Mailbox, start_supervisord: StartSupervisord,
         start_listener: StartListener) -> None:
+    """A program that loads: a second after its start it is still small."""
     (tmp_path / 'mb').write_text('60')
-    supervisord = start_supervisord(section('big', '--file', 'mb'))
+    supervisord = start_supervisord(section('big', '--file', 'mb', '--after', '2'))
     supervisord.wait_big('big')
     listener = start_listener(supervisord, '-a', f'{LIMIT}..100MB', *mailbox.args)
     listener.send()
@@ -148,7 +149,8 @@ def big_child(pid: int) -> int:
     return big[0]
 
 
-STOPS = {  # the child, the section, and what becomes of the child
+# Arguments of the program, settings of its section, and what becomes of its child.
+STOPS: dict[str, tuple[list[str], dict[str, Any], str]] = {
     'wrapper': ([], {}, 'ended'),
     'deaf': (['--ignore-term'], {'stopwaitsecs': 2}, 'ended'),
     'leader': (['--own-group'], {}, 'left alone'),
@@ -221,7 +223,7 @@ def test_program_that_is_fatal_after_the_stop_is_tried_again(
     old, = supervisord.wait_big('broken')
     (tmp_path / 'broken').touch()
     listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args,
-                              constants={'FATAL_PAUSES': [2, 2, 2, 2]})
+                              constants={'FATAL_PAUSES': [2] * 9})
     listener.send()
     listener.wait_log('ERROR memmon: failed to start broken:broken: ')
     assert '; it is FATAL: Exited too quickly' in listener.log()
