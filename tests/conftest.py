@@ -12,14 +12,26 @@ import pytest
 from fake_server import FakeServer, StartFakeServer
 from harness import (BuildPreload, Listener, Mailbox, StartListener, StartSupervisord, Supervisord,
                      has_pid_namespaces, kill, processes_in, run)
+from hypothesis import HealthCheck, settings
 
 TEST_SECS = 150  # beyond the sum of what any test may wait for on a busy machine
+
+# Few examples, since each run tries others; and no time for each: the machine may be busy.
+settings.register_profile('memmon', max_examples=30, deadline=None,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('memmon')
 
 
 def fail_test(*_: object) -> None:
     # Neither an AssertionError, after which wait_until would go on, nor any other Exception,
     # which the code under test may catch.
     pytest.fail(f'not done after {TEST_SECS} seconds')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that wait for long, so that none is left alone at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker('waits') is None,
+                                 'start_supervisord' not in getattr(item, 'fixturenames', [])))
 
 
 @pytest.fixture(autouse=True)
@@ -57,9 +69,9 @@ def start_listener(directory: Path) -> Iterator[StartListener]:
     started: list[Listener] = []
 
     def start(supervisord: Supervisord | FakeServer, *args: str, wrapper: Any = (),
-              **env: str) -> Listener:
-        started.append(
-            Listener(directory, *args, env={**supervisord.env, **env}, wrapper=wrapper))
+              constants: Any = None, **env: str) -> Listener:
+        started.append(Listener(directory, *args, env={**supervisord.env, **env},
+                                constants=constants, wrapper=wrapper))
         return started[-1]
 
     yield start

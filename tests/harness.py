@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import select
@@ -92,6 +93,13 @@ def run(*command: str | Path, stdin: bytes = b'', env: Mapping[str, str] | None 
 def in_pid_namespace(*command: str) -> list[str]:
     """Return a command that runs another one where it sees no process but its own."""
     return ['unshare', '--pid', '--fork', '--kill-child', '--mount-proc', *command]
+
+
+UID = str(100000 + os.getpid())  # of nobody else: a user's processes are counted together
+# A command that runs another one as a user who may open what root can, and no more than that.
+ANOTHER_USER = ['setpriv', '--reuid', UID, '--regid', UID, '--clear-groups',
+                '--inh-caps', '+dac_override', '--ambient-caps', '+dac_override',
+                '--bounding-set', '-all,+dac_override']
 
 
 @lru_cache(maxsize=None)
@@ -428,16 +436,31 @@ def messages(log: str) -> list[str]:
     return re.sub(r'^[-\d]{10} [:\d]{8},\d{3} ', '', log, flags=re.M).splitlines()
 
 
+HASTY = """
+import json, sys, memmon
+for name, value in json.loads(sys.argv.pop(1)).items():
+    assert hasattr(memmon, name), name
+    setattr(memmon, name, value)
+sys.exit(memmon.main())
+"""
+
+
 class Listener:
     """A memmon that gets its events from a test, as it would from supervisord."""
 
-    def __init__(self, path: Path, *args: str, env: Mapping[str, str], command: str = MEMMON,
+    def __init__(self, path: Path, *args: str, env: Mapping[str, str],
+                 constants: Mapping[str, object] | None = None,
                  wrapper: Sequence[str] = ()) -> None:
-        """Start it; env is added to the environment, wrapper is a command before memmon's own."""
+        """Start it; env is added to the environment, wrapper is a command before memmon's own.
+
+        constants: those of the module that are to differ, such as how long it waits for ps.
+        """
+        command = [MEMMON] if not constants else [sys.executable, '-c', HASTY,
+                                                  json.dumps(constants)]
         self.stderr = path / f'memmon-{time.monotonic_ns()}.log'
         with self.stderr.open('w') as stderr:
             self.process = subprocess.Popen(
-                [*wrapper, command, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [*wrapper, *command, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=stderr, env={**os.environ, **env}, cwd=path, bufsize=0)
         self.pid = self.process.pid
         assert self.process.stdin and self.process.stdout

@@ -68,14 +68,14 @@ def stop(*_: object) -> None:
 
 def megabytes(secs: float) -> int | None:
     """Return how much to take so many seconds after the start; None: as much as before."""
+    if is_there('--frees') or secs < number('--after'):
+        return 0
     if '--file' in OPTIONS:
         try:
             with open(OPTIONS['--file']) as file:
                 return int(file.read())
         except (FileNotFoundError, ValueError):
             return 0
-    if is_there('--frees') or secs < number('--after'):
-        return 0
     if '--when' in OPTIONS:
         if not is_there('--when'):
             return None

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from harness import (BIN, assert_in, children_of, descendants_of, end_process, has_pid_namespaces,
-                     in_pid_namespace, kill, run, wait_until)
+from harness import (BIN, StartListener, StartSupervisord, assert_in, children_of, descendants_of,
+                     end_process, has_pid_namespaces, in_pid_namespace, kill, run, section,
+                     wait_until)
 
 EXAMPLE = Path(__file__).parent.parent / 'examples' / 'container'
 GROUPS = Path('/sys/fs/cgroup/memory')  # version 1
@@ -68,6 +69,7 @@ def copy_example(path: Path) -> Path:
     return conf
 
 
+@pytest.mark.waits
 def test_container_restarts_what_leaks_before_the_kernel_kills(
         tmp_path: Path, control_group: Path) -> None:
     pytest.importorskip('prometheus_client')
@@ -96,6 +98,22 @@ def test_container_restarts_what_leaks_before_the_kernel_kills(
     finally:
         kill(*descendants_of(container.pid))
         end_process(container)
+
+
+def test_percentages_follow_a_container_that_is_resized(
+        control_group: Path, start_supervisord: StartSupervisord, start_listener: StartListener
+        ) -> None:
+    supervisord = start_supervisord(section('big', '--once', 'big'))
+    pid, = supervisord.wait_big('big')
+    (control_group / 'memory.limit_in_bytes').write_text(str(1000 << 20))
+    enter = f'echo $$ >{control_group}/cgroup.procs; exec "$0" "$@"'
+    listener = start_listener(supervisord, '-v', '-a', '10%', wrapper=['sh', '-c', enter])
+    listener.send()
+    listener.assert_log('MB of 100MB (-a 10%)')
+    (control_group / 'memory.limit_in_bytes').write_text(str(400 << 20))
+    listener.send()
+    supervisord.wait_new_pid('big', pid)
+    listener.wait_log(' is over 40MB (-a 10%), ')
 
 
 def assert_healthy(*command: str) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from harness import BIN, RUN_SECS, assert_in, end_process, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +26,7 @@ def find_restart(console: Path) -> tuple[str, str]:
     return match.group(1), match.group(2)
 
 
+@pytest.mark.waits
 def test_example_shows_the_leak_the_restart_and_the_new_pid(directory: Path) -> None:
     # In a copy with a socket of its own, for several tests may run at a time.
     shutil.copy(ROOT / 'examples' / 'leak.py', directory)

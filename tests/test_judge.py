@@ -589,6 +589,13 @@ def test_dry_run_says_it_once_for_each_excess_of_the_total(monkeypatch: pytest.M
     assert not world.restarts and len(world.said('would restart')) == 5
 
 
+def test_dry_run_judges_the_total_beside_each_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 40MB -t 100MB --dry-run', large=lambda uptime: 80.0,
+                  small=lambda uptime: 60.0).pass_ticks(2)
+    assert sorted(report[1:] for report in world.reports) == [
+        ('would restart', 'large'), ('would restart', 'large'), ('would restart', 'small')]
+
+
 def test_near_limit_is_said_once_for_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, '-a 200MB -w 80', web=swings(100, 170, 1200)).pass_ticks(500)
     assert len(world.said('near limit')) == 1

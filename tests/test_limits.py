@@ -223,6 +223,24 @@ def test_limit_is_exceeded_from_a_byte_above_it(memory: int | None, args: str, l
     assert taken.share == (None if share is None else pytest.approx(share, rel=1e-12))
 
 
+def test_percentages_are_worked_out_anew_at_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container can be resized."""
+    table = memmon.ProcessTable({7: (1, 60 * MB)})
+    monkeypatch.setattr(memmon, 'PROC_FILES', table)
+    monkeypatch.setattr(memmon, 'read_process_table', lambda: table)
+    monkeypatch.setattr(memmon.Server, 'call', lambda server, method: {
+        'supervisor.getPID': 1, 'supervisor.getAllProcessInfo': [process()._asdict()]}[method])
+    monitor = memmon.Monitor(options('-p web=10%..20% -t 50%'), memmon.Server('unix:///none'))
+    seen = []
+    for machine in (GB, 100 * MB, GB):
+        monkeypatch.setattr(memmon, 'read_machine_memory', lambda: machine)
+        (_, taken), = monitor.look(0)
+        total = monitor.total.reading
+        seen.append((taken.soft, taken.hard, taken.level, total and total.soft))
+    large = (GB // 10, GB // 5, '', GB // 2)
+    assert seen == [large, (10 * MB, 20 * MB, 'hard', 50 * MB), large]
+
+
 # What a percentage refers to: the machine, or its container.
 
 UNLIMITED = 0x7FFFFFFFFFFFF000

@@ -1,8 +1,10 @@
-"""What processes use: read, added up, and what of it counts, for real programs as well."""
+"""What processes use: read from ps or from /proc, added up, and what of it counts."""
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,8 +13,7 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 import pytest
-from harness import (BIG_MB, LIMIT, PROGRAM, StartListener, StartSupervisord, Supervisord,
-                     children_of, rss_mb, section, wait_until)
+from harness import BIG_MB, PROGRAM, rss_mb, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import KB, MB
@@ -178,10 +179,35 @@ def test_name_with_parentheses_hides_neither_start_nor_group(tmp_path: Path) -> 
 
 
 @needs_proc
-def test_proc_takes_the_place_of_ps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for missing in ('/nonexistent/ps', None):
-        monkeypatch.setattr(memmon, 'PS', missing)
-        assert memmon.read_process_table() is PROC_FILES
+@pytest.mark.parametrize('script, why', [
+    (None, 'ps is not in PATH)'),
+    ('', '[Errno 2] No such file or directory: '),
+    ('echo usage: ps >&2; exit 1', 'exit status 1)'),
+    ('echo what is this', "ps printed b'what is this')"),
+    ('echo 1 2 3; kill -9 $$', 'killed by signal 9)'),
+    ('echo 1 2 3', 'the output of ps is incomplete)'),
+    ('exec sleep 1000', 'killed after 0.5 seconds)'),
+    pytest.param('exec busybox ps "$@"', '', marks=pytest.mark.skipif(
+        not shutil.which('busybox'), reason='needs BusyBox')),
+])
+def test_proc_takes_the_place_of_a_ps_that_is_of_no_use(
+        script: str | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    if script:
+        (tmp_path / 'ps').write_text(f'#!/bin/sh\n{script}\n')
+        (tmp_path / 'ps').chmod(0o755)
+    monkeypatch.setattr(memmon, 'PS', None if script is None else str(tmp_path / 'ps'))
+    monkeypatch.setattr(memmon, 'PS_TIMEOUT_SECS', 0.5 if 'sleep' in str(script) else 10)
+    caplog.set_level(logging.DEBUG)
+    assert memmon.read_process_table() is PROC_FILES
+    line, = caplog.messages
+    assert line.startswith(f'no process table from ps ({why}')
+    assert capfd.readouterr() == ('', '')
+
+
+@needs_proc
+def test_where_neither_ps_nor_proc_helps_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memmon, 'PS', None)
 
     def fail(*_: object) -> None:
         raise FileNotFoundError
@@ -315,63 +341,3 @@ def test_peak_is_no_less_than_the_rss_and_of_who_has_gone_nothing() -> None:
     rss = PROC_FILES.rss(ME) or 0
     assert rss <= memmon.read_peak([ME, NOBODY]) * 1.01
     assert (memmon.read_peak([NOBODY]), memmon.read_swap(NOBODY)) == (0, 0)
-
-
-def verdicts(supervisord: Supervisord, start_listener: StartListener, *args: str) -> set[str]:
-    """Return the programs that memmon would restart with some options."""
-    listener = start_listener(supervisord, '--dry-run', *args)
-    listener.send()
-    found = {line.split()[4].rstrip(':') for line in listener.messages()
-             if line.startswith('INFO memmon: would restart ')}
-    listener.end()
-    return found
-
-
-@needs_rollup
-def test_measures_of_a_prefork_server_and_of_a_mapped_file(
-        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    """RSS counts shared and file pages, PSS shared ones once, private no file pages."""
-    settings = {'stopasgroup': 'true', 'killasgroup': 'true'}
-    supervisord = start_supervisord(
-        section('prefork', '--mb', '60', '--children', '4', **settings)
-        + section('mapped', '--mb', '1', '--map', '100') + section('calm', '--mb', '1'))
-    pid, = supervisord.wait_big('prefork')
-    wait_until(lambda: len(children_of(pid)) == 4)
-    supervisord.wait_big('mapped', mb=100)
-    for args, over in [
-            (['-a', '90MB'], {'mapped:mapped'}),
-            (['-a', '90MB', '-k', 'pss'], {'mapped:mapped'}),
-            (['-a', '90MB', '-k', 'private'], set()),
-            (['-a', '200MB', '-c'], {'prefork:prefork'}),
-            (['-a', '200MB', '-c', '-k', 'pss'], set()),
-            (['-a', '55MB', '-c', '-k', 'private'], {'prefork:prefork'})]:
-        assert verdicts(supervisord, start_listener, *args) == over, args
-
-
-@needs_rollup
-def test_total_counts_shared_memory_once(
-        start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    settings = {'stopasgroup': 'true', 'killasgroup': 'true'}
-    supervisord = start_supervisord(
-        section('prefork', '--mb', '60', '--children', '4', **settings)
-        + section('small', '--mb', '1'))
-    pid, = supervisord.wait_big('prefork')
-    wait_until(lambda: len(children_of(pid)) == 4)
-    assert verdicts(supervisord, start_listener, '-t', '200MB') == set()
-    assert verdicts(supervisord, start_listener, '-t', '60MB') == {'prefork:prefork'}
-
-
-@needs_proc
-@pytest.mark.parametrize('source', ['proc', 'ps'])
-def test_restart_with_and_without_c(
-        source: str, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    """Memory of a child counts only with -c."""
-    supervisord = start_supervisord(section('parent', '--child', '--once', 'once',
-                                            stopasgroup='true'))
-    pid, = supervisord.wait_up('parent')
-    wait_until(lambda: any(rss_mb(child) > BIG_MB for child in children_of(pid)))
-    env = {'PATH': '/nonexistent'} if source == 'proc' else {}
-    assert verdicts(supervisord, start_listener, '-a', LIMIT) == set()
-    listener = start_listener(supervisord, '-c', '-a', LIMIT, **env)
-    listener.send()
-    supervisord.wait_new_pid('parent', pid)

@@ -162,6 +162,7 @@ def ports(tmp_path: Path) -> Iterator[tuple[int, int]]:
     assert [child for child in children if is_running(child)] == []
 
 
+@pytest.mark.waits
 @pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}")
 def test_example_shows_the_restart_and_an_alert(ports: tuple[int, int]) -> None:
     node_exporter, prometheus = ports

@@ -280,6 +280,7 @@ def job(number):
 """
 
 
+@pytest.mark.waits
 def test_settings_for_celery_lose_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                          start_supervisord: StartSupervisord) -> None:
     if not (BIN / 'celery').exists():
@@ -327,16 +328,6 @@ def test_quiet_hours_postpone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert ' is over 300MB ' in memmon_log(supervisord)
 
 
-def test_quiet_hours_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                         start_supervisord: StartSupervisord) -> None:
-    recipe, = code_blocks('Quiet hours', 'ini')
-    set_hour(22, monkeypatch)
-    resize(tmp_path, 'web', 210)
-    supervisord = start(start_supervisord, sized('web'), recipe)
-    wait_log(supervisord, ' restarted web:web: RSS ')
-    assert ' postponed ' not in memmon_log(supervisord)
-
-
 @pytest.mark.parametrize('hour', range(24))
 def test_quiet_hours_are_those_that_it_says(hour: int, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, = code_blocks('Quiet hours', 'ini')
@@ -361,7 +352,7 @@ def test_draining(event: str, tmp_path: Path, start_supervisord: StartSupervisor
     resize(tmp_path, 'web_00', 210)
     supervisord = start(
         start_supervisord, recipe,
-        section('web', command=f'{command} %(program_name)s_%(process_num)02d.mb', numprocs=2,
+        section('web', command=f'{command} %(program_name)s_%(process_num)02d.mb', numprocs=1,
                 process_name='%(program_name)s_%(process_num)02d'))
     wait_for(lambda: os.listdir(draining) == ['web_00'])
     assert subprocess.call(check) == 1
