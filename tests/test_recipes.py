@@ -309,6 +309,27 @@ def test_settings_for_celery_lose_no_job(tmp_path: Path, monkeypatch: pytest.Mon
     assert ' killed after ' not in memmon_log(supervisord)
 
 
+def test_garbage_collection_before_a_restart(
+        tmp_path: Path, start_supervisord: StartSupervisord) -> None:
+    recipe, = code_blocks('Garbage collection before anything else', 'ini')
+    resize(tmp_path, 'java', 210)
+    jcmd = tmp_path / 'bin' / 'jcmd'
+    jcmd.write_text('#!/bin/sh\necho "$@" >>jcmd.log\necho 20 >draft && mv draft java.mb\n')
+    jcmd.chmod(0o755)
+    supervisord = start(start_supervisord, sized('java'),
+                        swap(recipe, **{'/run': str(tmp_path), '=2GB..3GB': '=200MB..3GB'}))
+    wait_log(supervisord, ' postponed java:java: RSS ')
+    pid = supervisord.pid('java')
+    wait_for(lambda: rss_mb(pid) < 100)
+    assert (tmp_path / 'jcmd.log').read_text() == f'{pid} GC.run\n'
+    assert list(tmp_path.glob('gc-*')) == [tmp_path / f'gc-{pid}']
+    resize(tmp_path, 'java', 210)  # so soon again: a collection is no help
+    wait_log(supervisord, ' restarted java:java: RSS ')
+    wait_for(lambda: not list(tmp_path.glob('gc-*')))
+    assert (tmp_path / 'jcmd.log').read_text() == f'{pid} GC.run\n'
+    assert ' ERROR ' not in memmon_log(supervisord)
+
+
 LOADING = '''
 import os, time
 while os.path.exists('loading'):
