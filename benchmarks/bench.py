@@ -6,7 +6,7 @@ answer. A check is steady when no program came or went since the last one, and n
 limit. The CPU time is that of the watchdog, of the commands that it runs, and of what it asks of
 supervisord. The floor is a loop that reads supervisord's children, and one statm for each.
 
-Prints the tables of README's section "Performance". Runs on Linux only.
+Prints tables; README.rst has what matters of them. Runs on Linux only.
 """
 
 from __future__ import annotations

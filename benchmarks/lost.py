@@ -1,9 +1,9 @@
-"""Count what a restart by memmon loses: requests of web servers, jobs of celery.
+"""Count what a restart by memmon loses: requests of web servers, jobs of celery and rq.
 
 Eight clients ask a server without a pause, each request on a connection of its own; a request takes
 0.1 s, and a client whose request fails tries again 0.1 s later. memmon is started after two seconds
 and restarts the server, or has it reload, once. Eight celery workers have 16 jobs, and are
-restarted while they work on the first eight.
+restarted while they work on the first eight; one worker of rq has four, and works on the first.
 
 Prints the tables of docs/figures.rst. Runs on Linux only; what is not installed is left out.
 """
@@ -27,10 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
 from harness import BIN, MEMMON, Supervisord, descendants_of, rss_mb, wait_until  # noqa: E402
 
 QUICK_TICKS = str(Path(__file__).parent.parent / 'tests' / 'quick_ticks.py')
-PORT = 18080
+PORT, REDIS_PORT = 18080, 18081
 CLIENTS = 8
 BEFORE_SECS, AFTER_SECS = 2, 8
-JOBS = 16
 
 WSGI = '''
 import time
@@ -98,6 +97,25 @@ def job(number, secs):
     pathlib.Path(f'done-{number}').touch()
 '''
 
+RQ = '''
+import pathlib, time
+def job(number, secs):
+    pathlib.Path(f'begun-{number}').touch()
+    time.sleep(secs)
+    pathlib.Path(f'done-{number}').touch()
+'''
+
+SEND_TO_CELERY = '''
+import tasks
+for number in range({jobs}): tasks.job.delay(number, {secs})
+'''
+
+SEND_TO_RQ = '''
+import redis, rq, rqjobs
+queue = rq.Queue(connection=redis.Redis(port={port}))
+for number in range({jobs}): queue.enqueue(rqjobs.job, number, {secs})
+'''
+
 
 class Case(NamedTuple):
     """What is restarted, and how."""
@@ -123,14 +141,32 @@ WEB_CASES = (
     Case('nginx', 'reload: ``HUP``', '', 'HUP'),
 )
 
-CELERY_CASES = (
-    (3, ''),
-    (3, 'stopwaitsecs=600 killasgroup=true'),
-    (3, 'stopwaitsecs=600 stopasgroup=true killasgroup=true'),
-    (15, ''),
-    (15, 'killasgroup=true'),
-    (15, 'stopwaitsecs=600 killasgroup=true'),
-    (15, 'stopwaitsecs=600 stopasgroup=true killasgroup=true'),
+
+class JobCase(NamedTuple):
+    """Whose jobs are lost."""
+
+    program: str
+    secs: int  # that a job takes
+    settings: str
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """How many jobs there are, and how many workers."""
+        return (16, 8) if self.program == 'celery' else (4, 1)
+
+
+JOB_CASES = (
+    JobCase('celery', 3, ''),
+    JobCase('celery', 3, 'stopwaitsecs=600 killasgroup=true'),
+    JobCase('celery', 3, 'stopwaitsecs=600 stopasgroup=true killasgroup=true'),
+    JobCase('celery', 15, ''),
+    JobCase('celery', 15, 'killasgroup=true'),
+    JobCase('celery', 15, 'stopwaitsecs=600 killasgroup=true'),
+    JobCase('celery', 15, 'stopwaitsecs=600 stopasgroup=true killasgroup=true'),
+    JobCase('rq', 15, ''),
+    JobCase('rq', 15, 'stopwaitsecs=600'),
+    JobCase('rq -w rq.SimpleWorker', 15, ''),
+    JobCase('rq -w rq.SimpleWorker', 15, 'stopwaitsecs=600'),
 )
 
 
@@ -147,6 +183,9 @@ def commands(path: Path) -> dict[str, str]:
                      f'--workers 4 --threads 4 --bind 127.0.0.1:{PORT} wsgi:app'),
         'uvicorn': (f'{BIN}/uvicorn', f'--workers 4 --port {PORT} --log-level error asgi:app'),
         'celery': (f'{BIN}/celery', '-A tasks worker --concurrency 8 --loglevel error'),
+        'rq': (f'{BIN}/rq', f'worker --url redis://127.0.0.1:{REDIS_PORT} --quiet'),
+        'redis': (shutil.which('redis-server') or '',
+                  f'--bind 127.0.0.1 --port {REDIS_PORT} --save ""'),
         'php-fpm': (find_php_fpm(), f'-F -R -y {path}/php-fpm.conf'),
         'nginx': (shutil.which('nginx') or '', f'-c {path}/nginx.conf -g "daemon off;"'),
     }
@@ -230,6 +269,7 @@ def write_files(path: Path, php: str) -> None:
     (path / 'wsgi.py').write_text(WSGI)
     (path / 'asgi.py').write_text(ASGI)
     (path / 'tasks.py').write_text(CELERY)
+    (path / 'rqjobs.py').write_text(RQ)
     (path / 'index.php').write_text('<?php usleep(100000); echo "ok";')
     (path / 'php-fpm.conf').write_text(PHP_FPM.format(path=path, settings=php))
     (path / 'nginx.conf').write_text(NGINX.format(path=path, port=PORT))
@@ -257,19 +297,24 @@ def lose_requests(case: Case, path: Path) -> tuple[int, int]:
         supervisord.end()
 
 
-def lose_jobs(secs: int, settings: str, path: Path) -> tuple[int, float]:
+def lose_jobs(case: JobCase, path: Path) -> tuple[int, float]:
     """Return how many of the jobs were lost, and how long the restart took in seconds."""
     write_files(path, '')
-    supervisord = Supervisord(path, program('celery', commands(path)['celery'], settings)
-                              + memmon('celery'), wrapper=[sys.executable, QUICK_TICKS])
+    known = commands(path)
+    name, _, args = case.program.partition(' ')
+    jobs, workers = case.numbers
+    sections = [program(name, f'{known[name]} {args}', case.settings), memmon(name)]
+    if name == 'rq':
+        sections.append(program('redis', known['redis']))
+    send = (SEND_TO_RQ if name == 'rq' else SEND_TO_CELERY).format(
+        jobs=jobs, secs=case.secs, port=REDIS_PORT)
+    supervisord = Supervisord(path, '\n'.join(sections), wrapper=[sys.executable, QUICK_TICKS])
     try:
         supervisord.wait_ready()
-        pid, = supervisord.wait_up('celery')
-        wait_for(lambda: len(descendants_of(pid)) >= 8 and rss_mb(pid) > 10)
-        subprocess.run([sys.executable, '-c', 'import tasks\n'
-                        f'for number in range({JOBS}): tasks.job.delay(number, {secs})'],
-                       cwd=path, check=True)
-        wait_for(lambda: len(list(path.glob('begun-*'))) >= 8)
+        pid, = supervisord.wait_up(name)
+        wait_for(lambda: rss_mb(pid) > 10 and (name == 'rq' or len(descendants_of(pid)) >= workers))
+        subprocess.run([sys.executable, '-c', send], cwd=path, check=True)
+        wait_for(lambda: len(list(path.glob('begun-*'))) >= workers)
         began = time.monotonic()
         supervisord.call('startProcess', 'memmon')
         wait_for(lambda: ' restarted ' in supervisord.memmon_log())
@@ -277,20 +322,20 @@ def lose_jobs(secs: int, settings: str, path: Path) -> tuple[int, float]:
         supervisord.call('stopProcess', 'memmon')
         last = time.monotonic()
         done = -1
-        while time.monotonic() < last + secs + 8:  # as long as jobs still end
+        while time.monotonic() < last + case.secs + 8:  # as long as jobs still end
             if done != len(list(path.glob('done-*'))):
                 done, last = len(list(path.glob('done-*'))), time.monotonic()
-            if done == JOBS:
+            if done == jobs:
                 break
             time.sleep(0.2)
-        return JOBS - done, took
+        return jobs - done, took
     finally:
         supervisord.end()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0] if __doc__ else '')
-    parser.add_argument('programs', nargs='*', help='gunicorn, uvicorn, php-fpm, nginx, celery')
+    parser.add_argument('programs', nargs='*', help='gunicorn, uvicorn, php-fpm, nginx, celery, rq')
     wanted = parser.parse_args().programs
     known = commands(Path())
     for case in WEB_CASES:
@@ -298,12 +343,14 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as directory:
                 answered, lost = lose_requests(case, Path(directory))
             print(f'{case.program:10}{case.way:56}{lost:6} of {answered + lost}', flush=True)
-    for secs, settings in CELERY_CASES:
-        if 'celery' in known and (not wanted or 'celery' in wanted):
+    for job_case in JOB_CASES:
+        needed = {'celery': {'celery'}}.get(job_case.program, {'rq', 'redis'})
+        if needed <= set(known) and (not wanted or needed & set(wanted)):
             with tempfile.TemporaryDirectory() as directory:
-                lost, took = lose_jobs(secs, settings, Path(directory))
-            shown = settings or 'the defaults'
-            print(f'jobs of {secs:2} s, {shown:52}{lost:6} of {JOBS}, in {took:.0f} s', flush=True)
+                lost, took = lose_jobs(job_case, Path(directory))
+            shown = job_case.settings or 'the defaults'
+            print(f'{job_case.program:22} jobs of {job_case.secs:2} s, {shown:52}{lost:4} of '
+                  f'{job_case.numbers[0]}, in {took:.0f} s', flush=True)
 
 
 if __name__ == '__main__':

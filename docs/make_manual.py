@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from docutils.core import publish_string
@@ -35,9 +36,21 @@ def manual() -> str:
     page: bytes = publish_string(source, writer_name='manpage', settings_overrides={
         'report_level': 2, 'halt_level': 2, 'output_encoding': 'utf-8'})
     # The date of the day would make each page another.
-    text = re.sub(r'^(\.TH \S+ \S+ )"[^"]*" "[^"]*"', rf'\1"" "memmon {memmon.__version__}"',
+    changes = (HERE.parent / 'CHANGES.rst').read_text(encoding='utf-8')
+    date = re.findall(r'^\S+ \((.*)\)$', changes, re.M)[0]
+    text = re.sub(r'^(\.TH \S+ \S+ )"[^"]*" "[^"]*"', rf'\1"{date}" "memmon {memmon.__version__}"',
                   page.decode(), flags=re.M)
-    return text
+    # What mandoc -Tlint finds: a paragraph after a heading, an unknown font, and long lines.
+    text = re.sub(r'^(\.SH .*\n)\.sp\n', r'\1', text, flags=re.M)
+    text = text.replace('.nf\n.ft C\n', '.EX\n').replace('.ft P\n.fi\n', '.EE\n')
+    return '\n'.join(map(wrap, text.split('\n')))
+
+
+def wrap(line: str) -> str:
+    """Return a line as several ones, unless it is a request or fits into 80 columns."""
+    if line.startswith('.') or len(line) <= 80:
+        return line
+    return textwrap.fill(line, 80, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == '__main__':

@@ -35,6 +35,12 @@ def test_page_shows_each_option_as_the_help_does() -> None:
         assert f'{flags} {option.help}' in page, option
 
 
+@pytest.mark.skipif(not shutil.which('mandoc'), reason='needs mandoc')
+def test_page_is_clean_for_mandoc() -> None:
+    done = subprocess.run(['mandoc', '-Tlint', str(PAGE)], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b'')
+
+
 def test_page_names_each_variable_of_the_commands() -> None:
     reading = memmon.Reading(memmon.ALL, None, 1, 1, 1, 1, 1, 'RSS', 1)
     source = (DOCS / 'memmon.rst').read_text(encoding='utf-8')

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from harness import (BIN, MEMMON, StartSupervisord, Supervisord, children_of, is_running, program,
-                     rss_mb, section, wait_until)
+from harness import (BIN, MEMMON, StartSupervisord, Supervisord, children_of, is_running,
+                     processes_in, program, rss_mb, section, wait_until)
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / 'docs' / 'recipes.rst'
@@ -307,6 +308,71 @@ def test_settings_for_celery_lose_no_job(tmp_path: Path, monkeypatch: pytest.Mon
     supervisord.call('stopProcess', 'memmon')
     wait_for(lambda: len(list(tmp_path.glob('done-*'))) == 8)
     assert ' killed after ' not in memmon_log(supervisord)
+
+
+def test_garbage_collection_before_a_restart(
+        tmp_path: Path, start_supervisord: StartSupervisord) -> None:
+    recipe, = code_blocks('Garbage collection before anything else', 'ini')
+    resize(tmp_path, 'java', 210)
+    jcmd = tmp_path / 'bin' / 'jcmd'
+    jcmd.write_text('#!/bin/sh\necho "$@" >>jcmd.log\necho 20 >draft && mv draft java.mb\n')
+    jcmd.chmod(0o755)
+    supervisord = start(start_supervisord, sized('java'),
+                        swap(recipe, **{'/run': str(tmp_path), '=2GB..3GB': '=200MB..3GB'}))
+    wait_log(supervisord, ' postponed java:java: RSS ')
+    pid = supervisord.pid('java')
+    wait_for(lambda: rss_mb(pid) < 100)
+    assert (tmp_path / 'jcmd.log').read_text() == f'{pid} GC.run\n'
+    assert list(tmp_path.glob('gc-*')) == [tmp_path / f'gc-{pid}']
+    resize(tmp_path, 'java', 210)  # so soon again: a collection is no help
+    wait_log(supervisord, ' restarted java:java: RSS ')
+    wait_for(lambda: not list(tmp_path.glob('gc-*')))
+    assert (tmp_path / 'jcmd.log').read_text() == f'{pid} GC.run\n'
+    assert ' ERROR ' not in memmon_log(supervisord)
+
+
+LOADING = '''
+import os, time
+while os.path.exists('loading'):
+    time.sleep(0.1)
+
+
+def app(environ, start_response):
+    start_response('200 OK', [])
+    return [b'warm']
+'''
+
+
+@pytest.mark.skipif(not (BIN / 'gunicorn').exists() or not shutil.which('curl'),
+                    reason='needs gunicorn and curl')
+def test_warming_up(tmp_path: Path, start_supervisord: StartSupervisord) -> None:
+    web, memmon = code_blocks('Warming up', 'ini')[0].strip().split('\n\n')
+    (tmp_path / 'app.py').write_text(LOADING)
+    hundred = 200 + os.getpid() % 300  # so that tests side by side have ports of their own
+    web = swap(web, **{'127.0.0.1:80': f'127.0.0.1:{hundred}', 'numprocs=4': 'numprocs=2'})
+    memmon = swap(memmon, **{'port=80': f'port={hundred}', '=400MB': '=1MB',
+                             'events=': 'autostart=false\nevents='})
+    supervisord = start(start_supervisord, web, memmon)
+    supervisord.wait_up('web:web_00', 'web:web_01')
+    (tmp_path / 'loading').touch()
+    supervisord.call('startProcess', 'memmon')
+    wait_log(supervisord, ' restarted web:web_00: ')
+    command = f'http://127.0.0.1:{hundred}00/'
+    wait_for(lambda: any(command in line for line in processes_in(tmp_path).values()))
+    assert not wait_for_pid_change(supervisord, 'web:web_01', secs=3)
+    (tmp_path / 'loading').unlink()
+    wait_log(supervisord, ' restarted web:web_01: ')
+    assert ' ERROR ' not in memmon_log(supervisord)
+
+
+def wait_for_pid_change(supervisord: Supervisord, name: str, secs: float) -> bool:
+    """Tell whether a process is replaced within some time."""
+    pid, deadline = supervisord.pid(name), time.monotonic() + secs
+    while time.monotonic() < deadline:
+        if supervisord.pid(name) != pid:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def set_hour(hour: int, monkeypatch: pytest.MonkeyPatch) -> None:
