@@ -201,7 +201,7 @@ def test_program_whose_command_is_missing_comes_back_without_a_tick(
     supervisord = start_supervisord(section('gone', command=str(command)))
     old, = supervisord.wait_big('gone')
     listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args,
-                              constants={'LONGEST_PAUSE_SECS': 1})
+                              constants={'START_PAUSES': (1,) * 60})
     command.rename(tmp_path / 'away')
     listener.send()
     listener.wait_log('ERROR memmon: failed to start gone:gone: ')
