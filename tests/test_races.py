@@ -452,6 +452,7 @@ def test_refused_start_is_tried_on_without_ticks_and_without_memmon(
         listener.send()  # the last tick that it ever gets
     for name, listener in zip(names, listeners):
         listener.wait_log(f' failed to start {name}:{name}: ')
+        mailbox.wait_subject(f'memmon: failed to start process {name}:{name}')
     listeners[1].process.kill()
     listeners[2].stdin.close()
     assert listeners[2].wait_end() == 0
@@ -460,7 +461,6 @@ def test_refused_start_is_tried_on_without_ticks_and_without_memmon(
         (tmp_path / f'{name}.away').rename(tmp_path / name)
     supervisord.wait_up(*names)
     for name in names:
-        mailbox.wait_subject(f'memmon: failed to start process {name}:{name}')
         mailbox.wait_subject(f'memmon: process {name}:{name} restarted')
     mailbox.assert_mails(6)
 
