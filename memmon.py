@@ -599,23 +599,27 @@ class ProcessTable:
 PS = shutil.which('ps')
 
 
-def read_process_table() -> Processes:
-    """Return all processes of this machine, from ps or from /proc. Raises MeasureError."""
+def find_children(pid: int) -> tuple[Processes, frozenset[int]]:
+    """Return the processes of this machine, and which are children of one. Raises MeasureError."""
+    processes: Processes = PROC_FILES
+    try:
+        return processes, frozenset(processes.children(pid))
+    except OSError as error:  # no such files here, hidden, or no descriptor left: ps may know
+        log.debug('%s: asking ps', error)
+        processes = read_ps()
+        return processes, frozenset(processes.children(pid))
+
+
+def read_ps() -> ProcessTable:
+    """Return all processes of this machine from ps. Raises MeasureError."""
     try:
         if not PS:
-            raise MeasureError('ps is not in PATH')
+            raise MeasureError('it is not in PATH')
         # FreeBSD and macOS need each column in an -o of its own.
         return parse_ps(run([PS, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss='], PS_TIMEOUT_SECS,
                             output=subprocess.PIPE))
     except (OSError, CommandError, MeasureError) as error:
-        log.debug('no process table from ps (%s): reading /proc', error)
-        why_not_ps = error
-    try:
-        PROC_FILES.children(os.getpid())
-        return PROC_FILES
-    except OSError as error:
-        raise MeasureError(f'no process table from ps ({why_not_ps}), nor from /proc ({error})'
-                           ) from None
+        raise MeasureError(f'/proc does not show all processes, nor does ps: {error}') from None
 
 
 def parse_ps(output: bytes) -> ProcessTable:
@@ -1811,8 +1815,7 @@ class Restarting:
             raise Done('not restarted', 'memmon has been stopped')
         job, options = self.job, self.site.options
         seen = self.server.process(self.old.namespec)
-        processes = read_process_table()
-        children = processes.children(self.site.supervisord_pid)
+        processes, children = find_children(self.site.supervisord_pid)
         if seen.run != self.old.run or seen.state not in UP_STATES or seen.pid not in children:
             raise Done('not restarted', f'it is now {seen.statename}'
                        + f' as pid {seen.pid}' * bool(seen.pid))
@@ -1965,8 +1968,9 @@ class Restarting:
         text += str(seen.pid or f'none, which has ended with status {seen.exitstatus}')
         with contextlib.suppress(MeasureError, OSError):
             if seen.pid:
-                new = take_reading(read_process_table(), seen, old.limit, (old.soft, old.hard),
-                                   options, True).memory
+                processes, _ = find_children(self.site.supervisord_pid)
+                new = take_reading(processes, seen, old.limit, (old.soft, old.hard), options,
+                                   True).memory
                 text += f', {old.measure} {format_size(old.memory or 0)} -> {format_size(new or 0)}'
         recent = len(self.job.history.restarts_within(3600, time.monotonic()))
         if recent:
@@ -2321,7 +2325,7 @@ class Monitor:
         self.hidden: list[tuple[str, int]] = []
         self.said: set[str] = set()
         self.looks = 0                             # between ticks
-        self.needs_ps = False
+        self.needs_ps = False                      # where /proc does not show the children
         limits = [*options.limits, *([options.total] if options.total else [])]
         self.uses_percent = any(limit.soft.percent or limit.hard.percent for limit in limits)
         self.counts_always = bool(options.metrics or options.warn)
@@ -2333,7 +2337,8 @@ class Monitor:
         MeasureError, Fault, SupervisordError.
         """
         self.supervisord_pid = self.supervisord_pid or self.server.pid()
-        processes, children = self.find_children()
+        processes, children = find_children(self.supervisord_pid)
+        self.needs_ps = processes is not PROC_FILES
         if children != self.named or any(history.lost for history in self.histories.values()):
             processes, children = self.name_children(now)
         if self.uses_percent:
@@ -2433,18 +2438,6 @@ class Monitor:
             history.sizes = sizes_of(history.limit, self.machine)
         self.limited = [history for history in self.running if history.sizes[0] != math.inf]
 
-    def find_children(self) -> tuple[Processes, frozenset[int]]:
-        """Return the processes of this machine, and which are supervisord's children."""
-        processes: Processes = PROC_FILES
-        try:
-            children = processes.children(self.supervisord_pid)
-            self.needs_ps = False
-        except OSError:  # no such files here, hidden, or no descriptor left: ps may know
-            processes = read_process_table()
-            children = processes.children(self.supervisord_pid)
-            self.needs_ps = True
-        return processes, frozenset(children)
-
     def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:
         """Ask supervisord which of its children is which process, and find their limits.
 
@@ -2452,9 +2445,9 @@ class Monitor:
         """
         hidden: list[tuple[str, int]] = []
         for is_second in (False, True):  # if a process seems to be hidden: it may just have ended
-            _, before = self.find_children()
+            _, before = find_children(self.supervisord_pid)
             known = self.server.processes()
-            processes, after = self.find_children()
+            processes, after = find_children(self.supervisord_pid)
             missing = [(process.namespec, process.pid) for process in known
                        if process.state == ProcessStates.RUNNING
                        and (process.pid not in after or processes.rss(process.pid) is None)]
@@ -2550,9 +2543,8 @@ def find_itself(supervisord_pid: int) -> frozenset[int]:
     """
     if os.getppid() == supervisord_pid:
         return frozenset([os.getpid()])
-    processes = read_process_table()
-    return frozenset(pid for pid in processes.children(supervisord_pid)
-                     if os.getpid() in tree(processes, pid))
+    processes, children = find_children(supervisord_pid)
+    return frozenset(pid for pid in children if os.getpid() in tree(processes, pid))
 
 
 def describe_limits(options: Options) -> str:
@@ -3178,7 +3170,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     try:
         measured = dict((history.process.namespec, reading)
                         for history, reading in monitor.look(time.monotonic(), True))
-        processes, _ = monitor.find_children()
+        processes, _ = find_children(monitor.supervisord_pid)
     except (Fault, SupervisordError, MeasureError, OSError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
     readings = [measured.get(namespec) or Reading(  # what is not hidden has just ended
