@@ -1762,8 +1762,8 @@ class Restarting:
             yield from self.bring_back()
         except Done as done:
             yield self.last_line(*done.args)
-        except (Fault, SupervisordError, MeasureError, OSError) as error:
-            yield self.last_line('not restarted', reason_of(error))
+        except ShuttingDown as error:
+            yield self.last_line('not restarted', str(error))
 
     def line(self, event: str, text: str = '', **fields: Any) -> Line:
         """Return a line on the process."""
@@ -1783,19 +1783,22 @@ class Restarting:
             command = 'after' if pid else 'failed'
         return self.line(event, text, new_pid=pid, command=command)
 
-    # Before the stop. All of this raises Done, or what the functions that it calls raise.
+    # Before the stop.
 
     def prepare(self) -> None:
-        """Wait for the pool, run `before`, and see whether a restart is still due."""
-        self.await_siblings()
-        self.look_again()
-        if not self.site.in_listener and 'before' in dict(self.site.options.on):
-            self.run_before()
+        """Wait for the pool, run `before`, and look again. Raises Done if no restart is due."""
+        try:
             self.await_siblings()
             self.look_again()
+            if not self.site.in_listener and 'before' in dict(self.site.options.on):
+                self.run_before()
+                self.await_siblings()
+                self.look_again()
+        except (Fault, SupervisordError, MeasureError, OSError) as error:
+            raise Done('not restarted', reason_of(error)) from None
 
     def await_siblings(self) -> None:
-        """Wait until no other member of the pool is on its way down or up."""
+        """Wait until no other member of the pool is on its way down or up. Raises Done."""
         deadline = time.monotonic() + SIBLINGS_PATIENCE_SECS * (not self.site.in_listener)
         while self.job.siblings:
             now = time.monotonic()
@@ -1849,16 +1852,16 @@ class Restarting:
                 self.was_run = self.was_run or status == 0
 
     def stop(self) -> None:
-        """Have supervisord stop the process. Raises Done, Fault, ShuttingDown if it does not.
+        """Have supervisord stop the process. Raises Done and ShuttingDown if it does not.
 
         The process may have ended just now: then its successor was stopped.
         """
         try:
             seen, after = self.server.stop(self.old.namespec)
         except Fault as fault:
-            if fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME):
-                raise
-            raise Done('failed to stop', reason_of(fault)) from None
+            is_down = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
+            raise Done('not restarted' if is_down else 'failed to stop',
+                       reason_of(fault)) from None
         except ShuttingDown:
             raise
         except Exception as error:  # whatever it is, the process may have been stopped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -193,7 +194,7 @@ def test_pool_loses_one_member_at_a_time_and_waits_for_the_command_after(
     supervisord = start_supervisord(
         pool_section('pool', 3, '--mb', '0', '--stop-secs', '0.5', startsecs=1))
     pids = supervisord.wait_up(*names)
-    warm = 'echo begin >> warm; sleep 1; echo end >> warm'
+    warm = 'echo warms >&2; echo begin >> warm; sleep 1; echo end >> warm'
     check = 'tail -n 1 warm >> seen 2>/dev/null; true'
     listener = start_listener(supervisord, '-g', f'pool={TINY}', '-o', f'after={warm}',
                               '-o', f'before={check}')
@@ -204,6 +205,8 @@ def test_pool_loses_one_member_at_a_time_and_waits_for_the_command_after(
         listener.wait_idle()
     assert (tmp_path / 'warm').read_text() == 'begin\nend\n' * 3
     assert set((tmp_path / 'seen').read_text().split()) == {'end'}
+    # What the command prints comes after the line of the restart.
+    assert re.findall(r'^warms$| restarted ', listener.log(), re.M) == [' restarted ', 'warms'] * 3
 
 
 def test_pools_of_one_group_do_not_wait_for_each_other(
