@@ -519,6 +519,7 @@ TOTAL_MEASURES = {**MEASURES, 'rss': MEASURES['pss'],
 DEAR_SECS = 1  # what a look may take for smaps_rollup, which takes some 10 ms for each GB
 
 PAGE_BYTES = os.sysconf('SC_PAGE_SIZE')
+TASKS = '/proc/%d/task'
 GONE = (FileNotFoundError, ProcessLookupError)
 
 
@@ -532,7 +533,7 @@ class Processes(Protocol):
         """Return the RSS of a process in bytes; None if it is not known."""
 
 
-def read_proc(path: bytes) -> bytes:
+def read_proc(path: str) -> bytes:
     """Return a file of /proc, in a third of the time that open() takes. Raises OSError.
 
     A read gives no more than a page, and as much of that as there is.
@@ -554,12 +555,12 @@ class ProcFiles:
     def children(self, pid: int) -> list[int]:
         pids: list[int] = []
         # Besides . and .. there is a link for each thread; a listing costs three times as much.
-        is_one = os.stat(b'/proc/%d/task' % pid).st_nlink == 3
-        for task in [pid] if is_one else map(int, os.listdir(f'/proc/{pid}/task')):
+        tasks = TASKS % pid
+        for task in [str(pid)] if os.stat(tasks).st_nlink == 3 else os.listdir(tasks):
             try:
-                pids += map(int, read_proc(b'/proc/%d/task/%d/children' % (pid, task)).split())
+                pids += map(int, read_proc(f'{tasks}/{task}/children').split())
             except GONE:
-                if task == pid:  # else it is a thread that has ended just now
+                if task == str(pid):  # else it is a thread that has ended just now
                     raise
         return pids
 
@@ -655,7 +656,7 @@ def tree(processes: Processes, root: int) -> list[int]:
 def read_fields(path: str, names: Sequence[str]) -> list[int]:
     """Return the fields of those names in a file of lines NAME: N kB, in bytes. Raises OSError."""
     pattern = rf'^(?:{"|".join(names)}):\s+([0-9]+) kB$'.encode()
-    return [int(size) * KB for size in re.findall(pattern, read_proc(path.encode()), re.M)]
+    return [int(size) * KB for size in re.findall(pattern, read_proc(path), re.M)]
 
 
 def read_field(path: str, name: str) -> int:
@@ -678,7 +679,7 @@ def read_rollup(pid: int, fields: Sequence[str]) -> int | None:
 def has_swap() -> bool:
     """Tell whether this machine has swap."""
     try:
-        return read_proc(b'/proc/swaps').count(b'\n') > 1  # a heading, and a line for each
+        return read_proc('/proc/swaps').count(b'\n') > 1  # a heading, and a line for each
     except OSError:
         return False
 
