@@ -891,6 +891,8 @@ class Server(NamedTuple):
         except Fault as fault:
             raise refusal(fault, self.url) from None
         except Exception as error:  # anything may listen there, and answer anything
+            if not isinstance(error, (OSError, ProtocolError)):
+                log.debug('a call has failed', exc_info=error)  # it may be memmon's own mistake
             raise SupervisordError(explain(error, self.url)) from error
 
     def pid(self) -> int:
