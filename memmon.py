@@ -846,26 +846,23 @@ class DeadlineSocket(socket.socket):
 @contextlib.contextmanager
 def in_time(transport: Any) -> Iterator[None]:
     """Give all that supervisor's transport reads 10 seconds together; close it at the end."""
-    get_connection, sockets = transport._get_connection, []
+    get_connection = transport._get_connection
+    with contextlib.ExitStack() as stack:
+        def connect() -> http.client.HTTPConnection:
+            connection: http.client.HTTPConnection = get_connection()
+            stack.callback(connection.close)
+            connection.timeout = RPC_TIMEOUT_SECS
+            deadline = time.monotonic() + RPC_TIMEOUT_SECS
+            connection.connect()
+            connection.sock = sock = DeadlineSocket(fileno=connection.sock.detach())
+            # An answer that was not read to its end would keep it open.
+            stack.callback(lambda: sock.fileno() < 0 or os.close(sock.detach()))
+            sock.settimeout(RPC_TIMEOUT_SECS)
+            sock.deadline = deadline
+            return connection
 
-    def connect() -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection = get_connection()
-        connection.timeout = RPC_TIMEOUT_SECS
-        deadline = time.monotonic() + RPC_TIMEOUT_SECS
-        connection.connect()
-        connection.sock = DeadlineSocket(fileno=connection.sock.detach())
-        connection.sock.settimeout(RPC_TIMEOUT_SECS)
-        connection.sock.deadline = deadline
-        sockets.append(connection.sock)
-        return connection
-
-    transport._get_connection = connect
-    try:
+        transport._get_connection = connect
         yield
-    finally:
-        for each in sockets:
-            if each.fileno() >= 0:  # an answer that was not read to its end keeps it open
-                os.close(each.detach())
 
 
 class Server(NamedTuple):

@@ -188,7 +188,7 @@ def test_mistake_in_the_own_code_is_not_hidden(start_fake_server: StartFakeServe
 
 def test_mistake_within_a_call_has_a_traceback_with_v(
         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(memmon.childutils, 'getRPCInterface', lambda env: env.missing)
+    monkeypatch.setattr('supervisor.childutils.getRPCInterface', lambda env: env.missing)
     caplog.set_level(logging.DEBUG)
     with pytest.raises(memmon.SupervisordError):
         Server('unix:///nonexistent/s').pid()
