@@ -855,8 +855,11 @@ def in_time(transport: Any) -> Iterator[None]:
             deadline = time.monotonic() + RPC_TIMEOUT_SECS
             connection.connect()
             connection.sock = sock = DeadlineSocket(fileno=connection.sock.detach())
-            # An answer that was not read to its end would keep it open.
-            stack.callback(lambda: sock.fileno() < 0 or os.close(sock.detach()))
+
+            def close() -> None:
+                if sock.fileno() >= 0:  # an answer that was not read to its end keeps it open
+                    os.close(sock.detach())
+            stack.callback(close)
             sock.settimeout(RPC_TIMEOUT_SECS)
             sock.deadline = deadline
             return connection
