@@ -1927,7 +1927,7 @@ class Restarting:
             time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
 
     def take_step(self, step: str, text: str, seen: Process, now: float) -> None:
-        """Do the next step for a process that is down, or up again. Raises Done."""
+        """Do the next step for a process that is down, or on its way up. Raises Done."""
         if self.down_since is None:
             self.down_since = now
             self.end_descendants(seen)
@@ -1938,13 +1938,10 @@ class Restarting:
         self.why = text or self.why
         if step == DOWN or text and now - self.down_since >= BACKOFF_SECS:
             self.failures = START_TRIES
-        if step != COMING:
-            self.start(step, seen, now)
-        elif text and now - self.down_since >= ORPHAN_PATIENCE_SECS:
-            raise Done('gave up starting', text, 0)
-
-    def start(self, step: str, seen: Process, now: float) -> None:
-        """Have supervisord start the process, when its time has come."""
+        if step == COMING:
+            if text and now - self.down_since >= ORPHAN_PATIENCE_SECS:
+                raise Done('gave up starting', text, 0)
+            return
         if self.start_at is None:
             pause = next(self.pauses[step], None)
             if pause is None or step == DOWN and self.site.has_gone():
@@ -2225,9 +2222,8 @@ class Workers:
 
     def start_some(self) -> list[tuple[Job, Line]]:
         """Start what waits, as many as may work at once; return what the listener did itself."""
-        while self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES:
-            if not self.start([], deliver, self.deliveries[0]):
-                break
+        while (self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES
+               and self.start([], deliver, self.deliveries[0])):
             self.deliveries.pop(0)
         while self.queue:
             young = [worker for worker in self.workers if worker.jobs and not worker.is_failing

@@ -647,8 +647,7 @@ class World:
 
     def judge_stop(self, task: Task, program: Program) -> None:
         """See whether memmon may stop a process."""
-        process = program.process
-        assert process
+        process = program.process or Process(0, 0, NEVER)  # none yet: BACKOFF after an update
         memory = task.measured.get(process)
         name = program.namespec
         if self.is_dry:
