@@ -414,7 +414,7 @@ def test_supervisord_is_found_as_supervisorctl_finds_it(start_supervisord: Start
 
 @pytest.mark.parametrize('conf, error', [
     (None, 'cannot read x.conf: No such file or directory'),
-    ('', 'cannot read x.conf: Is a directory'),
+    ('', 'cannot read x.conf: it is no regular file'),
     ('[supervisord]\n', 'x.conf: .ini file does not include supervisorctl section; fix it, or set '
                         'SUPERVISOR_SERVER_URL'),
     ('[supervisorctl]\nserverurl=unix:///nonexistent/s\n',
@@ -435,6 +435,12 @@ def test_configuration_that_does_not_help_is_named(conf: str | None, error: str,
 def test_config_needs_check() -> None:
     assert_refused(run(MEMMON, '-a', '1GB', '--config', 'x'),
                    '--config goes with --check: supervisord tells a listener where it is')
+
+
+def test_configuration_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'x.conf')
+    assert_refused(run(MEMMON, '--check', '--config', 'x.conf', cwd=tmp_path),
+                   'cannot read x.conf: it is no regular file')
 
 
 # Why it cannot look. What else a server may answer is tried where supervisord is.

@@ -227,7 +227,7 @@ def test_wrapper_without_c_is_told_once_which_settings_to_add(
         for _ in range(3):
             listener.send()
         line, = [line for line in listener.messages() if 'add -c' in line]
-        assert 'stopasgroup=true and killasgroup=true' in line
+        assert 'set killasgroup=true (stopasgroup=true too for a shell' in line
         assert is_running(child) and supervisord.pid('web') == pid
     finally:
         kill(child)
