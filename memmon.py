@@ -14,6 +14,7 @@ import email.charset
 import email.header
 import email.message
 import email.utils
+import errno
 import fnmatch
 import gc
 import getopt
@@ -1444,6 +1445,8 @@ def explain_unmatched(limit: Limit, processes: Sequence[Process]) -> str:
 
 
 NEGLIGIBLE = 4 * MB  # a shell and a sleep
+WHOLE_TREES = ('set killasgroup=true in its section (stopasgroup=true too for a shell, not for what '
+               'stops its workers itself)')
 
 
 def look_below(processes: Processes, process: Process) -> str:
@@ -1452,9 +1455,7 @@ def look_below(processes: Processes, process: Process) -> str:
     if sum(below) <= max(own, NEGLIGIBLE):
         return ''
     return (f'{process.namespec} uses {format_size(own)}, and its descendants use '
-            f'{format_size(sum(below))}: add -c to count them as well; and put stopasgroup=true '
-            'and killasgroup=true into its section (killasgroup=true alone where it stops its '
-            'workers itself, as celery does), so that a stop ends them as well')
+            f'{format_size(sum(below))}: add -c to count them as well, and {WHOLE_TREES}')
 
 
 def describe_use(reading: Reading) -> str:
@@ -1576,8 +1577,8 @@ def deliver(delivery: Delivery) -> int:
         status = getattr(error, 'status', 0) or 1
         event = delivery.variables.get('MEMMON_EVENT', '')
         if event != 'before' or status != os.EX_TEMPFAIL:
-            what = f'-o {event}' if event else '-s: no mail was sent'
-            log.error('the command %s of %s failed: %s', one_line(repr(delivery.command)), what,
+            what = f'-o {event} failed' if event else '-s failed, and no mail was sent'
+            log.error('the command %s of %s: %s', one_line(repr(delivery.command)), what,
                       one_line(error))
         return status
     finally:
@@ -1995,10 +1996,8 @@ class Restarting:
         alive = left_of(self.descendants, DYING_SECS)
         mine = {pid: run for pid, run in alive.items() if run.group == self.old.pid}
         if mine:
-            log.warning('%s: %s outlived its stop and %s ended by memmon; put stopasgroup=true and '
-                        'killasgroup=true into its section, or killasgroup=true alone where it '
-                        'stops its workers itself', self.old.namespec, name_pids(mine),
-                        'is' if len(mine) == 1 else 'are')
+            log.warning('%s: %s outlived its stop and %s ended by memmon; %s', self.old.namespec,
+                        name_pids(mine), 'is' if len(mine) == 1 else 'are', WHOLE_TREES)
         for signum in signals:
             for pid in mine:
                 with contextlib.suppress(OSError):
@@ -3039,22 +3038,22 @@ class MetricsFile:
         """Return the metrics of each process."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
         families = []
+        histories = [([one_line(history.process.group), one_line(history.process.name)], history)
+                     for history in monitor.histories.values()]
         for metric in PROCESS_METRICS:
             kind = [self.options.kind] * (metric.value is memory_of)
             family = (CounterMetricFamily if metric.is_counter else GaugeMetricFamily)(
                 metric.name, metric.help, labels=['group', 'process', 'kind'][:2 + len(kind)])
-            for history in monitor.histories.values():
+            for names, history in histories:
                 value = metric.value(history)
                 if value is not None:
-                    names = one_line(history.process.group), one_line(history.process.name)
                     family.add_metric([*names, *kind], value)
             families.append(family)
         hidden = GaugeMetricFamily('memmon_process_unmeasured', 'Whether a process runs that '
                                    'cannot be measured.', labels=['group', 'process'])
-        for history in monitor.histories.values():
-            namespec = history.process.namespec
-            hidden.add_metric([one_line(history.process.group), one_line(history.process.name)],
-                              any(namespec == name for name, _ in monitor.hidden))
+        unmeasured = dict(monitor.hidden)
+        for names, history in histories:
+            hidden.add_metric(names, history.process.namespec in unmeasured)
         return [*families, hidden]
 
     def own_families(self, monitor: Monitor, interval: int, is_good: bool) -> list[Any]:
@@ -3099,11 +3098,16 @@ def replace_file(path: str, content: bytes) -> None:
         raise
 
 
+def require_file(path: str) -> None:
+    """Raise OSError unless this is a regular file: a fifo would be waited for without an end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, 'it is no regular file')
+
+
 def check_ticks(path: str) -> tuple[bool, str]:
     """Return whether the memmon that writes a file of metrics ticks and sees, and a line on it."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError('it is no regular file')
+        require_file(path)
         from prometheus_client.parser import text_string_to_metric_families
         with open(path, encoding='utf-8') as metrics:
             samples = {sample.name: sample.value for family in
@@ -3146,6 +3150,7 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
                          'give --config')
     client.configfile = file
     try:
+        require_file(file)
         with open(file, 'rb'):
             pass  # supervisor does not tell why it cannot be opened
         client.process_config(do_usage=False)
@@ -3224,17 +3229,11 @@ def explain_tree(processes: Processes, reading: Reading, options: Options) -> st
     pids = tree(processes, reading.process.pid)
     if options.kind != 'rss' or len(pids) < 3:
         return ''
-    private = private_memory(processes, pids)
-    if private is None or not reading.rss or reading.rss <= 1.5 * private:
+    private, unread = measure_exactly(processes, pids, MEASURES['private'])
+    if unread or not 0 < 1.5 * private < (reading.rss or 0):
         return ''
     return (f'{reading.process.namespec} shares memory among its {len(pids)} processes: with '
             f'-k private, {format_size(private)} counts')
-
-
-def private_memory(processes: Processes, pids: Sequence[int]) -> int | None:
-    """Return what of some processes is private, in bytes; None if that cannot be read."""
-    memory, unread = measure_exactly(processes, pids, MEASURES['private'])
-    return None if unread or not memory else memory
 
 
 LEAST_PROPOSED = 32 * MB
@@ -3251,25 +3250,23 @@ def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) 
     if with_trees and kind == 'rss':
         with contextlib.suppress(ValueError):
             kind = parse_measure('private')
-    groups: dict[str, set[str]] = {}
+    needs: dict[tuple[str, str], float] = {}  # bytes, by program and group
     for row in rows:
         process = row.reading.process
-        groups.setdefault(program_of(process), set()).add(process.group)
-    needs: dict[str, float] = {}
-    for row in rows:
-        process = row.reading.process
-        program = program_of(process)
-        name = program if len(groups[program]) == 1 else f'{process.group}:{program}'
+        key = program_of(process), process.group
         pids = tree(processes, process.pid) if with_trees else [process.pid]
         rss = measure_rss(processes, pids)
         if rss:
             memory = measure_exactly(processes, pids, MEASURES[kind])[0] if kind != 'rss' else rss
             # What is swapped out is in the memory, but not in the RSS.
             peak = max(read_peak(pids), rss) * min(1, memory / rss)
-            needs[name] = max(needs.get(name, 0), peak, memory)
+            needs[key] = max(needs.get(key, 0), peak, memory)
+    programs = [program for program, _ in needs]
+    sizes = {program if programs.count(program) == 1 else f'{group}:{program}':
+             round_up(max(1.5 * need, LEAST_PROPOSED)) for (program, group), need in needs.items()}
     words = ['memmon', *['-c'] * with_trees, *[f'-k {kind}'] * (kind != 'rss'),
-             *(f'-p {shlex.quote(f"{name}={round_up(max(1.5 * need, LEAST_PROPOSED))}")}'
-               .replace('%', '%%') for name, need in sorted(needs.items()))]
+             *(f'-p {shlex.quote(f"{name}={size}")}'.replace('%', '%%')
+               for name, size in sorted(sizes.items()))]
     lines = ['    ']  # what is indented goes on: a backslash would not do in supervisord.conf
     for word in words:
         if len(lines[-1]) + len(word) > 96 and lines[-1].strip():

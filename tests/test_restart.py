@@ -182,8 +182,7 @@ def test_child_that_outlives_the_stop(
                 outcome == 'left alone')
             warning = (
                 f'WARNING memmon: {name}:{name}: pid {child} outlived its stop and is ended by '
-                'memmon; put stopasgroup=true and killasgroup=true into its section, or '
-                'killasgroup=true alone where it stops its workers itself')
+                f'memmon; {memmon.WHOLE_TREES}')
             assert (warning in listener.messages()) == (outcome == 'ended'), name
         assert sum(line.startswith('WARNING') for line in listener.messages()) == 3
     finally:
