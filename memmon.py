@@ -1445,8 +1445,8 @@ def explain_unmatched(limit: Limit, processes: Sequence[Process]) -> str:
 
 
 NEGLIGIBLE = 4 * MB  # a shell and a sleep
-WHOLE_TREES = ('set killasgroup=true in its section (stopasgroup=true too for a shell, not for what '
-               'stops its workers itself)')
+WHOLE_TREES = ('set killasgroup=true in its section (stopasgroup=true too for a shell, not for '
+               'what stops its workers itself)')
 
 
 def look_below(processes: Processes, process: Process) -> str:
