@@ -7,6 +7,8 @@ import os
 import shlex
 import shutil
 import signal
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -629,20 +631,37 @@ class ShowsOneAfterTheOther:
     """A server of which each look shows another state; the last remains."""
 
     def __init__(self, *processes: memmon.Process) -> None:
-        self.processes = list(processes)
+        self.states = list(processes)
 
     def process(self, namespec: str) -> memmon.Process:
-        return self.processes.pop(0) if len(self.processes) > 1 else self.processes[0]
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def processes(self) -> list[memmon.Process]:
+        return [self.process('')]
 
     def start(self, namespec: str) -> None:
         """Show the next state."""
 
 
+def site(server: Any, began: float) -> memmon.Site:
+    return memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), began)
+
+
+@pytest.mark.parametrize('secs, ends', [(599, True), (601, False)])
+def test_sibling_that_is_fatal_is_waited_for_while_memmon_is_young(
+        secs: int, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memmon, 'SIBLINGS_PATIENCE_SECS', 0)
+    server = ShowsOneAfterTheOther(seen('FATAL', stop=1105))
+    work = memmon.Restarting(job('web:one', siblings=('web:web',)),
+                             site(server, time.monotonic() - secs), {}, 1)
+    with pytest.raises(memmon.Done, match='web:web is FATAL') if ends else nullcontext():
+        work.await_siblings()
+
+
 def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> None:
-    server: Any = ShowsOneAfterTheOther(
+    server = ShowsOneAfterTheOther(
         seen('STOPPED', stop=1000, now=1000), seen('STARTING', now=1000), seen('FATAL', now=1001))
-    site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
-    line = next(memmon.Restarting(job('web:web', is_owed=True), site, {}, 1).lines())
+    line = next(memmon.Restarting(job('web:web', is_owed=True), site(server, 0), {}, 1).lines())
     assert (line.event, line.tried) == ('failed to start', 1000)
 
 
