@@ -419,6 +419,15 @@ def test_look_at_the_total_before_the_next_tick(args: str, memory: int, rate: fl
     assert listener.look_at == (None if secs is None else pytest.approx(1000 + secs))
 
 
+def test_what_waits_for_a_place_or_a_fork_is_tried_again_in_a_second() -> None:
+    listener = growing('-a 100MB', 3600, 50, 0)
+    assert listener.secs_to_wait() is None
+    listener.workers.queue = [[]]
+    assert listener.secs_to_wait() == pytest.approx(1, abs=0.5)
+    listener.workers.queue, listener.workers.deliveries = [], [memmon.Delivery('true', b'', {})]
+    assert listener.secs_to_wait() == pytest.approx(1, abs=0.5)
+
+
 # Streams, descriptors, signals, tools.
 
 @pytest.mark.parametrize('closed', ['0<&-', '1>&-', '2>&-', '0<&- 1>&- 2>&-'])

@@ -104,6 +104,14 @@ def test_ps_and_the_files_of_proc_agree(child: int) -> None:
 
 
 @needs_proc
+def test_peak_is_that_of_all_together(child: int) -> None:
+    for pids in ([ME, child], [child, ME]):
+        assert memmon.read_peak([*pids, NOBODY]) == pytest.approx(
+            memmon.read_peak([ME]) + memmon.read_peak([child]), rel=0.1)
+    assert memmon.read_peak([child]) > 55 * MB
+
+
+@needs_proc
 def test_children_of_each_thread_are_found() -> None:
     """As of a program that starts its workers from threads."""
     started: list[subprocess.Popen[bytes]] = []

@@ -10,7 +10,9 @@ import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Callable, Sequence
+from xmlrpc.client import Fault
 
 import pytest
 from fake_server import StartFakeServer, lose
@@ -19,6 +21,7 @@ from harness import (BIG_MB, LIMIT, MEMMON, TINY, Listener, Mailbox, StartListen
                      memmon_section, pool_section, processes_in, program, rss_mb, section, sleeper,
                      wait_until)
 from supervisor.states import ProcessStates
+from supervisor.xmlrpc import Faults
 
 import memmon
 
@@ -202,7 +205,7 @@ def test_program_whose_command_is_missing_comes_back_without_a_tick(
     supervisord = start_supervisord(section('gone', command=str(command)))
     old, = supervisord.wait_big('gone')
     listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args,
-                              constants={'START_PAUSES': (1,) * 60})
+                              constants={'START_PAUSES': [0] + [1] * 99})
     command.rename(tmp_path / 'away')
     listener.send()
     listener.wait_log('ERROR memmon: failed to start gone:gone: ')
@@ -664,6 +667,106 @@ def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> N
     line = next(memmon.Restarting(job('web:web', is_owed=True), site(server, 0), {}, 1).lines())
     assert (line.event, line.tried) == ('failed to start', 1000)
 
+
+# A restart in virtual time.
+
+class Supervisor:
+    """A supervisord that stops the process at once, and shows it as a test says."""
+
+    def __init__(self, show: Callable[[Supervisor], memmon.Process], sibling: str = 'RUNNING'
+                 ) -> None:
+        self.show = show
+        self.sibling = sibling
+        self.secs = 0.0
+        self.starts: list[float] = []
+        self.refuses = False
+
+    def sleep(self, secs: float) -> None:
+        self.secs += secs
+        assert self.secs < 5000, 'it does not end'
+
+    def process(self, namespec: str) -> memmon.Process:
+        shown = self.show(self) if self.starts else seen('STOPPED', stop=1100)
+        return shown._replace(now=1100 + int(self.secs))
+
+    def processes(self) -> list[memmon.Process]:
+        return [seen(self.sibling)._replace(group='web', name='other')]
+
+    def start(self, namespec: str) -> None:
+        self.starts.append(self.secs)
+        if self.refuses:
+            raise Fault(Faults.NO_FILE, 'NO_FILE: web')
+
+
+def shows(*states: tuple[float, str]) -> Callable[[Supervisor], memmon.Process]:
+    """Return what shows each state from so many seconds after the last start on."""
+    def show(server: Supervisor) -> memmon.Process:
+        secs = server.secs - server.starts[-1]
+        state = [state for since, state in states if since <= secs][-1]
+        pid = 7 + len(server.starts) if state in ('STARTING', 'RUNNING') else 0
+        return seen(state, pid=pid, start=1100 + int(server.starts[-1]))
+    return show
+
+
+def restart_in_time(monkeypatch: pytest.MonkeyPatch, server: Any, **fields: Any
+                    ) -> list[tuple[int, str]]:
+    """Restart a process; return the lines of the worker with their seconds."""
+    monkeypatch.setattr(memmon, 'time', SimpleNamespace(
+        monotonic=lambda: server.secs, sleep=server.sleep, time=lambda: server.secs))
+    monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: 1)
+    site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
+    restarting = memmon.Restarting(job('web:web', **fields), site, {}, memmon.UP_SECS)
+    return [(int(server.secs), line.event) for line in restarting.lines()]
+
+
+STARTED = (0, 'STARTING')
+FAILED = 'failed to start'
+
+
+@pytest.mark.parametrize('states, lines, starts', [
+    ([(0, 'RUNNING')], [(1, 'restarted')], [0]),  # not before it has been up for a second
+    ([STARTED, (200, 'RUNNING')], [(201, 'restarted')], [0]),  # startsecs=200 is no failure
+    ([(0, 'BACKOFF'), (9, 'RUNNING')], [(10, 'restarted')], [0]),
+    ([(0, 'BACKOFF'), (90, 'RUNNING')], [(60, FAILED), (91, 'restarted')], [0]),
+    ([(0, 'BACKOFF')], [(60, FAILED), (600, 'gave up starting')], [0]),
+    ([(0, 'FATAL')], [(0, FAILED), (600, 'gave up starting')], [0, 10, 60, 180, 600]),
+])
+def test_process_that_memmon_has_stopped_comes_back(
+        states: Sequence[tuple[float, str]], lines: list[tuple[int, str]], starts: list[int],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Supervisor(shows(*states))
+    found = restart_in_time(monkeypatch, server, is_owed=True)
+    assert [event for _, event in found] == [event for _, event in lines]
+    assert [secs for secs, _ in found] == pytest.approx([secs for secs, _ in lines], rel=.05)
+    assert server.starts == pytest.approx(starts, rel=.1, abs=2)
+
+
+def test_start_that_is_refused_is_tried_again_for_as_long_as_it_takes(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Supervisor(shows((0, 'RUNNING')))
+
+    def show(server: Supervisor) -> memmon.Process:
+        server.refuses = server.secs < 1000
+        return seen('STOPPED', stop=1100)
+    server.refuses, server.show = True, show
+    with pytest.raises(AssertionError, match='it does not end'):
+        restart_in_time(monkeypatch, server, is_owed=True)
+    assert server.starts[:4] == pytest.approx([0, 1, 3, 7], abs=2)
+    pauses = [later - earlier for earlier, later in zip(server.starts, server.starts[1:])]
+    assert 55 < max(pauses) < 70
+
+
+@pytest.mark.parametrize('sibling, secs', [('STARTING', 10), ('BACKOFF', 0), ('RUNNING', 0)])
+def test_sibling_is_waited_for_with_an_end(sibling: str, secs: int,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memmon, 'read_process_table', lambda: memmon.ProcessTable({}))
+    server = Supervisor(shows((0, 'RUNNING')), sibling)
+    server.starts = [0]
+    (waited, event), = restart_in_time(monkeypatch, server, siblings=('web:other',))
+    assert (waited, event) == (pytest.approx(secs, abs=1), 'not restarted')
+
+
+# Workers.
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
