@@ -14,6 +14,7 @@ import email.charset
 import email.header
 import email.message
 import email.utils
+import errno
 import fnmatch
 import gc
 import getopt
@@ -519,6 +520,7 @@ TOTAL_MEASURES = {**MEASURES, 'rss': MEASURES['pss'],
 DEAR_SECS = 1  # what a look may take for smaps_rollup, which takes some 10 ms for each GB
 
 PAGE_BYTES = os.sysconf('SC_PAGE_SIZE')
+TASKS = '/proc/%d/task'
 GONE = (FileNotFoundError, ProcessLookupError)
 
 
@@ -532,7 +534,7 @@ class Processes(Protocol):
         """Return the RSS of a process in bytes; None if it is not known."""
 
 
-def read_proc(path: bytes) -> bytes:
+def read_proc(path: str) -> bytes:
     """Return a file of /proc, in a third of the time that open() takes. Raises OSError.
 
     A read gives no more than a page, and as much of that as there is.
@@ -554,12 +556,12 @@ class ProcFiles:
     def children(self, pid: int) -> list[int]:
         pids: list[int] = []
         # Besides . and .. there is a link for each thread; a listing costs three times as much.
-        is_one = os.stat(b'/proc/%d/task' % pid).st_nlink == 3
-        for task in [pid] if is_one else map(int, os.listdir(f'/proc/{pid}/task')):
+        tasks = TASKS % pid
+        for task in [str(pid)] if os.stat(tasks).st_nlink == 3 else os.listdir(tasks):
             try:
-                pids += map(int, read_proc(b'/proc/%d/task/%d/children' % (pid, task)).split())
+                pids += map(int, read_proc(f'{tasks}/{task}/children').split())
             except GONE:
-                if task == pid:  # else it is a thread that has ended just now
+                if task == str(pid):  # else it is a thread that has ended just now
                     raise
         return pids
 
@@ -599,23 +601,27 @@ class ProcessTable:
 PS = shutil.which('ps')
 
 
-def read_process_table() -> Processes:
-    """Return all processes of this machine, from ps or from /proc. Raises MeasureError."""
+def find_children(pid: int) -> tuple[Processes, frozenset[int]]:
+    """Return the processes of this machine, and which are children of one. Raises MeasureError."""
+    processes: Processes = PROC_FILES
+    try:
+        return processes, frozenset(processes.children(pid))
+    except OSError as error:  # no such files here, hidden, or no descriptor left: ps may know
+        log.debug('%s: asking ps', error)
+        processes = read_ps()
+        return processes, frozenset(processes.children(pid))
+
+
+def read_ps() -> ProcessTable:
+    """Return all processes of this machine from ps. Raises MeasureError."""
     try:
         if not PS:
-            raise MeasureError('ps is not in PATH')
+            raise MeasureError('it is not in PATH')
         # FreeBSD and macOS need each column in an -o of its own.
         return parse_ps(run([PS, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss='], PS_TIMEOUT_SECS,
                             output=subprocess.PIPE))
     except (OSError, CommandError, MeasureError) as error:
-        log.debug('no process table from ps (%s): reading /proc', error)
-        why_not_ps = error
-    try:
-        PROC_FILES.children(os.getpid())
-        return PROC_FILES
-    except OSError as error:
-        raise MeasureError(f'no process table from ps ({why_not_ps}), nor from /proc ({error})'
-                           ) from None
+        raise MeasureError(f'/proc does not show all processes, nor does ps: {error}') from None
 
 
 def parse_ps(output: bytes) -> ProcessTable:
@@ -651,7 +657,7 @@ def tree(processes: Processes, root: int) -> list[int]:
 def read_fields(path: str, names: Sequence[str]) -> list[int]:
     """Return the fields of those names in a file of lines NAME: N kB, in bytes. Raises OSError."""
     pattern = rf'^(?:{"|".join(names)}):\s+([0-9]+) kB$'.encode()
-    return [int(size) * KB for size in re.findall(pattern, read_proc(path.encode()), re.M)]
+    return [int(size) * KB for size in re.findall(pattern, read_proc(path), re.M)]
 
 
 def read_field(path: str, name: str) -> int:
@@ -674,7 +680,7 @@ def read_rollup(pid: int, fields: Sequence[str]) -> int | None:
 def has_swap() -> bool:
     """Tell whether this machine has swap."""
     try:
-        return read_proc(b'/proc/swaps').count(b'\n') > 1  # a heading, and a line for each
+        return read_proc('/proc/swaps').count(b'\n') > 1  # a heading, and a line for each
     except OSError:
         return False
 
@@ -841,26 +847,26 @@ class DeadlineSocket(socket.socket):
 @contextlib.contextmanager
 def in_time(transport: Any) -> Iterator[None]:
     """Give all that supervisor's transport reads 10 seconds together; close it at the end."""
-    get_connection, sockets = transport._get_connection, []
+    get_connection = transport._get_connection
+    with contextlib.ExitStack() as stack:
+        def connect() -> http.client.HTTPConnection:
+            connection: http.client.HTTPConnection = get_connection()
+            stack.callback(connection.close)
+            connection.timeout = RPC_TIMEOUT_SECS
+            deadline = time.monotonic() + RPC_TIMEOUT_SECS
+            connection.connect()
+            connection.sock = sock = DeadlineSocket(fileno=connection.sock.detach())
 
-    def connect() -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection = get_connection()
-        connection.timeout = RPC_TIMEOUT_SECS
-        deadline = time.monotonic() + RPC_TIMEOUT_SECS
-        connection.connect()
-        connection.sock = DeadlineSocket(fileno=connection.sock.detach())
-        connection.sock.settimeout(RPC_TIMEOUT_SECS)
-        connection.sock.deadline = deadline
-        sockets.append(connection.sock)
-        return connection
+            def close() -> None:
+                if sock.fileno() >= 0:  # an answer that was not read to its end keeps it open
+                    os.close(sock.detach())
+            stack.callback(close)
+            sock.settimeout(RPC_TIMEOUT_SECS)
+            sock.deadline = deadline
+            return connection
 
-    transport._get_connection = connect
-    try:
+        transport._get_connection = connect
         yield
-    finally:
-        for each in sockets:
-            if each.fileno() >= 0:  # an answer that was not read to its end keeps it open
-                os.close(each.detach())
 
 
 class Server(NamedTuple):
@@ -886,6 +892,8 @@ class Server(NamedTuple):
         except Fault as fault:
             raise refusal(fault, self.url) from None
         except Exception as error:  # anything may listen there, and answer anything
+            if not isinstance(error, (OSError, ProtocolError)):
+                log.debug('a call has failed', exc_info=error)  # it may be memmon's own mistake
             raise SupervisordError(explain(error, self.url)) from error
 
     def pid(self) -> int:
@@ -1437,6 +1445,8 @@ def explain_unmatched(limit: Limit, processes: Sequence[Process]) -> str:
 
 
 NEGLIGIBLE = 4 * MB  # a shell and a sleep
+WHOLE_TREES = ('set killasgroup=true in its section (stopasgroup=true too for a shell, not for '
+               'what stops its workers itself)')
 
 
 def look_below(processes: Processes, process: Process) -> str:
@@ -1445,9 +1455,7 @@ def look_below(processes: Processes, process: Process) -> str:
     if sum(below) <= max(own, NEGLIGIBLE):
         return ''
     return (f'{process.namespec} uses {format_size(own)}, and its descendants use '
-            f'{format_size(sum(below))}: add -c to count them as well; and put stopasgroup=true '
-            'and killasgroup=true into its section (killasgroup=true alone where it stops its '
-            'workers itself, as celery does), so that a stop ends them as well')
+            f'{format_size(sum(below))}: add -c to count them as well, and {WHOLE_TREES}')
 
 
 def describe_use(reading: Reading) -> str:
@@ -1569,8 +1577,8 @@ def deliver(delivery: Delivery) -> int:
         status = getattr(error, 'status', 0) or 1
         event = delivery.variables.get('MEMMON_EVENT', '')
         if event != 'before' or status != os.EX_TEMPFAIL:
-            what = f'-o {event}' if event else '-s: no mail was sent'
-            log.error('the command %s of %s failed: %s', one_line(repr(delivery.command)), what,
+            what = f'-o {event} failed' if event else '-s failed, and no mail was sent'
+            log.error('the command %s of %s: %s', one_line(repr(delivery.command)), what,
                       one_line(error))
         return status
     finally:
@@ -1758,8 +1766,8 @@ class Restarting:
             yield from self.bring_back()
         except Done as done:
             yield self.last_line(*done.args)
-        except (Fault, SupervisordError, MeasureError, OSError) as error:
-            yield self.last_line('not restarted', reason_of(error))
+        except ShuttingDown as error:
+            yield self.last_line('not restarted', str(error))
 
     def line(self, event: str, text: str = '', **fields: Any) -> Line:
         """Return a line on the process."""
@@ -1779,19 +1787,22 @@ class Restarting:
             command = 'after' if pid else 'failed'
         return self.line(event, text, new_pid=pid, command=command)
 
-    # Before the stop. All of this raises Done, or what the functions that it calls raise.
+    # Before the stop.
 
     def prepare(self) -> None:
-        """Wait for the pool, run `before`, and see whether a restart is still due."""
-        self.await_siblings()
-        self.look_again()
-        if not self.site.in_listener and 'before' in dict(self.site.options.on):
-            self.run_before()
+        """Wait for the pool, run `before`, and look again. Raises Done if no restart is due."""
+        try:
             self.await_siblings()
             self.look_again()
+            if not self.site.in_listener and 'before' in dict(self.site.options.on):
+                self.run_before()
+                self.await_siblings()
+                self.look_again()
+        except (Fault, SupervisordError, MeasureError, OSError) as error:
+            raise Done('not restarted', reason_of(error)) from None
 
     def await_siblings(self) -> None:
-        """Wait until no other member of the pool is on its way down or up."""
+        """Wait until no other member of the pool is on its way down or up. Raises Done."""
         deadline = time.monotonic() + SIBLINGS_PATIENCE_SECS * (not self.site.in_listener)
         while self.job.siblings:
             now = time.monotonic()
@@ -1811,8 +1822,7 @@ class Restarting:
             raise Done('not restarted', 'memmon has been stopped')
         job, options = self.job, self.site.options
         seen = self.server.process(self.old.namespec)
-        processes = read_process_table()
-        children = processes.children(self.site.supervisord_pid)
+        processes, children = find_children(self.site.supervisord_pid)
         if seen.run != self.old.run or seen.state not in UP_STATES or seen.pid not in children:
             raise Done('not restarted', f'it is now {seen.statename}'
                        + f' as pid {seen.pid}' * bool(seen.pid))
@@ -1846,16 +1856,16 @@ class Restarting:
                 self.was_run = self.was_run or status == 0
 
     def stop(self) -> None:
-        """Have supervisord stop the process. Raises Done, Fault, ShuttingDown if it does not.
+        """Have supervisord stop the process. Raises Done and ShuttingDown if it does not.
 
         The process may have ended just now: then its successor was stopped.
         """
         try:
             seen, after = self.server.stop(self.old.namespec)
         except Fault as fault:
-            if fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME):
-                raise
-            raise Done('failed to stop', reason_of(fault)) from None
+            is_down = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
+            raise Done('not restarted' if is_down else 'failed to stop',
+                       reason_of(fault)) from None
         except ShuttingDown:
             raise
         except Exception as error:  # whatever it is, the process may have been stopped
@@ -1918,7 +1928,7 @@ class Restarting:
             time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
 
     def take_step(self, step: str, text: str, seen: Process, now: float) -> None:
-        """Do the next step for a process that is down, or up again. Raises Done."""
+        """Do the next step for a process that is down, or on its way up. Raises Done."""
         if self.down_since is None:
             self.down_since = now
             self.end_descendants(seen)
@@ -1929,13 +1939,10 @@ class Restarting:
         self.why = text or self.why
         if step == DOWN or text and now - self.down_since >= BACKOFF_SECS:
             self.failures = START_TRIES
-        if step != COMING:
-            self.start(step, seen, now)
-        elif text and now - self.down_since >= ORPHAN_PATIENCE_SECS:
-            raise Done('gave up starting', text, 0)
-
-    def start(self, step: str, seen: Process, now: float) -> None:
-        """Have supervisord start the process, when its time has come."""
+        if step == COMING:
+            if text and now - self.down_since >= ORPHAN_PATIENCE_SECS:
+                raise Done('gave up starting', text, 0)
+            return
         if self.start_at is None:
             pause = next(self.pauses[step], None)
             if pause is None or step == DOWN and self.site.has_gone():
@@ -1965,8 +1972,9 @@ class Restarting:
         text += str(seen.pid or f'none, which has ended with status {seen.exitstatus}')
         with contextlib.suppress(MeasureError, OSError):
             if seen.pid:
-                new = take_reading(read_process_table(), seen, old.limit, (old.soft, old.hard),
-                                   options, True).memory
+                processes, _ = find_children(self.site.supervisord_pid)
+                new = take_reading(processes, seen, old.limit, (old.soft, old.hard), options,
+                                   True).memory
                 text += f', {old.measure} {format_size(old.memory or 0)} -> {format_size(new or 0)}'
         recent = len(self.job.history.restarts_within(3600, time.monotonic()))
         if recent:
@@ -1988,10 +1996,8 @@ class Restarting:
         alive = left_of(self.descendants, DYING_SECS)
         mine = {pid: run for pid, run in alive.items() if run.group == self.old.pid}
         if mine:
-            log.warning('%s: %s outlived its stop and %s ended by memmon; put stopasgroup=true and '
-                        'killasgroup=true into its section, or killasgroup=true alone where it '
-                        'stops its workers itself', self.old.namespec, name_pids(mine),
-                        'is' if len(mine) == 1 else 'are')
+            log.warning('%s: %s outlived its stop and %s ended by memmon; %s', self.old.namespec,
+                        name_pids(mine), 'is' if len(mine) == 1 else 'are', WHOLE_TREES)
         for signum in signals:
             for pid in mine:
                 with contextlib.suppress(OSError):
@@ -2215,9 +2221,8 @@ class Workers:
 
     def start_some(self) -> list[tuple[Job, Line]]:
         """Start what waits, as many as may work at once; return what the listener did itself."""
-        while self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES:
-            if not self.start([], deliver, self.deliveries[0]):
-                break
+        while (self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES
+               and self.start([], deliver, self.deliveries[0])):
             self.deliveries.pop(0)
         while self.queue:
             young = [worker for worker in self.workers if worker.jobs and not worker.is_failing
@@ -2321,7 +2326,7 @@ class Monitor:
         self.hidden: list[tuple[str, int]] = []
         self.said: set[str] = set()
         self.looks = 0                             # between ticks
-        self.needs_ps = False
+        self.needs_ps = False                      # where /proc does not show the children
         limits = [*options.limits, *([options.total] if options.total else [])]
         self.uses_percent = any(limit.soft.percent or limit.hard.percent for limit in limits)
         self.counts_always = bool(options.metrics or options.warn)
@@ -2333,7 +2338,8 @@ class Monitor:
         MeasureError, Fault, SupervisordError.
         """
         self.supervisord_pid = self.supervisord_pid or self.server.pid()
-        processes, children = self.find_children()
+        processes, children = find_children(self.supervisord_pid)
+        self.needs_ps = processes is not PROC_FILES
         if children != self.named or any(history.lost for history in self.histories.values()):
             processes, children = self.name_children(now)
         if self.uses_percent:
@@ -2433,18 +2439,6 @@ class Monitor:
             history.sizes = sizes_of(history.limit, self.machine)
         self.limited = [history for history in self.running if history.sizes[0] != math.inf]
 
-    def find_children(self) -> tuple[Processes, frozenset[int]]:
-        """Return the processes of this machine, and which are supervisord's children."""
-        processes: Processes = PROC_FILES
-        try:
-            children = processes.children(self.supervisord_pid)
-            self.needs_ps = False
-        except OSError:  # no such files here, hidden, or no descriptor left: ps may know
-            processes = read_process_table()
-            children = processes.children(self.supervisord_pid)
-            self.needs_ps = True
-        return processes, frozenset(children)
-
     def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:
         """Ask supervisord which of its children is which process, and find their limits.
 
@@ -2452,9 +2446,9 @@ class Monitor:
         """
         hidden: list[tuple[str, int]] = []
         for is_second in (False, True):  # if a process seems to be hidden: it may just have ended
-            _, before = self.find_children()
+            _, before = find_children(self.supervisord_pid)
             known = self.server.processes()
-            processes, after = self.find_children()
+            processes, after = find_children(self.supervisord_pid)
             missing = [(process.namespec, process.pid) for process in known
                        if process.state == ProcessStates.RUNNING
                        and (process.pid not in after or processes.rss(process.pid) is None)]
@@ -2550,9 +2544,8 @@ def find_itself(supervisord_pid: int) -> frozenset[int]:
     """
     if os.getppid() == supervisord_pid:
         return frozenset([os.getpid()])
-    processes = read_process_table()
-    return frozenset(pid for pid in processes.children(supervisord_pid)
-                     if os.getpid() in tree(processes, pid))
+    processes, children = find_children(supervisord_pid)
+    return frozenset(pid for pid in children if os.getpid() in tree(processes, pid))
 
 
 def describe_limits(options: Options) -> str:
@@ -3045,22 +3038,22 @@ class MetricsFile:
         """Return the metrics of each process."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
         families = []
+        histories = [([one_line(history.process.group), one_line(history.process.name)], history)
+                     for history in monitor.histories.values()]
         for metric in PROCESS_METRICS:
             kind = [self.options.kind] * (metric.value is memory_of)
             family = (CounterMetricFamily if metric.is_counter else GaugeMetricFamily)(
                 metric.name, metric.help, labels=['group', 'process', 'kind'][:2 + len(kind)])
-            for history in monitor.histories.values():
+            for names, history in histories:
                 value = metric.value(history)
                 if value is not None:
-                    names = one_line(history.process.group), one_line(history.process.name)
                     family.add_metric([*names, *kind], value)
             families.append(family)
         hidden = GaugeMetricFamily('memmon_process_unmeasured', 'Whether a process runs that '
                                    'cannot be measured.', labels=['group', 'process'])
-        for history in monitor.histories.values():
-            namespec = history.process.namespec
-            hidden.add_metric([one_line(history.process.group), one_line(history.process.name)],
-                              any(namespec == name for name, _ in monitor.hidden))
+        unmeasured = dict(monitor.hidden)
+        for names, history in histories:
+            hidden.add_metric(names, history.process.namespec in unmeasured)
         return [*families, hidden]
 
     def own_families(self, monitor: Monitor, interval: int, is_good: bool) -> list[Any]:
@@ -3105,11 +3098,16 @@ def replace_file(path: str, content: bytes) -> None:
         raise
 
 
+def require_file(path: str) -> None:
+    """Raise OSError unless this is a regular file: a fifo would be waited for without an end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, 'it is no regular file')
+
+
 def check_ticks(path: str) -> tuple[bool, str]:
     """Return whether the memmon that writes a file of metrics ticks and sees, and a line on it."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError('it is no regular file')
+        require_file(path)
         from prometheus_client.parser import text_string_to_metric_families
         with open(path, encoding='utf-8') as metrics:
             samples = {sample.name: sample.value for family in
@@ -3152,6 +3150,7 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
                          'give --config')
     client.configfile = file
     try:
+        require_file(file)
         with open(file, 'rb'):
             pass  # supervisor does not tell why it cannot be opened
         client.process_config(do_usage=False)
@@ -3178,7 +3177,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     try:
         measured = dict((history.process.namespec, reading)
                         for history, reading in monitor.look(time.monotonic(), True))
-        processes, _ = monitor.find_children()
+        processes, _ = find_children(monitor.supervisord_pid)
     except (Fault, SupervisordError, MeasureError, OSError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
     readings = [measured.get(namespec) or Reading(  # what is not hidden has just ended
@@ -3230,17 +3229,11 @@ def explain_tree(processes: Processes, reading: Reading, options: Options) -> st
     pids = tree(processes, reading.process.pid)
     if options.kind != 'rss' or len(pids) < 3:
         return ''
-    private = private_memory(processes, pids)
-    if private is None or not reading.rss or reading.rss <= 1.5 * private:
+    private, unread = measure_exactly(processes, pids, MEASURES['private'])
+    if unread or not 0 < 1.5 * private < (reading.rss or 0):
         return ''
     return (f'{reading.process.namespec} shares memory among its {len(pids)} processes: with '
             f'-k private, {format_size(private)} counts')
-
-
-def private_memory(processes: Processes, pids: Sequence[int]) -> int | None:
-    """Return what of some processes is private, in bytes; None if that cannot be read."""
-    memory, unread = measure_exactly(processes, pids, MEASURES['private'])
-    return None if unread or not memory else memory
 
 
 LEAST_PROPOSED = 32 * MB
@@ -3257,25 +3250,23 @@ def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) 
     if with_trees and kind == 'rss':
         with contextlib.suppress(ValueError):
             kind = parse_measure('private')
-    groups: dict[str, set[str]] = {}
+    needs: dict[tuple[str, str], float] = {}  # bytes, by program and group
     for row in rows:
         process = row.reading.process
-        groups.setdefault(program_of(process), set()).add(process.group)
-    needs: dict[str, float] = {}
-    for row in rows:
-        process = row.reading.process
-        program = program_of(process)
-        name = program if len(groups[program]) == 1 else f'{process.group}:{program}'
+        key = program_of(process), process.group
         pids = tree(processes, process.pid) if with_trees else [process.pid]
         rss = measure_rss(processes, pids)
         if rss:
             memory = measure_exactly(processes, pids, MEASURES[kind])[0] if kind != 'rss' else rss
             # What is swapped out is in the memory, but not in the RSS.
             peak = max(read_peak(pids), rss) * min(1, memory / rss)
-            needs[name] = max(needs.get(name, 0), peak, memory)
+            needs[key] = max(needs.get(key, 0), peak, memory)
+    programs = [program for program, _ in needs]
+    sizes = {program if programs.count(program) == 1 else f'{group}:{program}':
+             round_up(max(1.5 * need, LEAST_PROPOSED)) for (program, group), need in needs.items()}
     words = ['memmon', *['-c'] * with_trees, *[f'-k {kind}'] * (kind != 'rss'),
-             *(f'-p {shlex.quote(f"{name}={round_up(max(1.5 * need, LEAST_PROPOSED))}")}'
-               .replace('%', '%%') for name, need in sorted(needs.items()))]
+             *(f'-p {shlex.quote(f"{name}={size}")}'.replace('%', '%%')
+               for name, size in sorted(sizes.items()))]
     lines = ['    ']  # what is indented goes on: a backslash would not do in supervisord.conf
     for word in words:
         if len(lines[-1]) + len(word) > 96 and lines[-1].strip():

@@ -394,14 +394,15 @@ class World:
             raise FileNotFoundError(errno.ENOENT, 'No such file or directory')
         return self.processes[pid].memory(self.now)
 
-    def read_process_table(self) -> memmon.ProcessTable:
+    def find_children(self, pid: int) -> tuple[memmon.Processes, frozenset[int]]:
         task = self.task
         self.wait(self.rng.random() * 0.05)
         task.measured = {process: process.memory(self.now) for process in self.processes.values()
                          if process.ppid == self.supervisord.pid}
         task.measured_at, task.has_slept = self.now, False
-        return memmon.ProcessTable({process.pid: (process.ppid, process.memory(self.now))
-                                    for process in self.processes.values()})
+        if pid not in self.processes:
+            raise memmon.MeasureError('it has ended')
+        return self, frozenset(self.children(pid))
 
     def run_for_user(self, command: str, timeout_secs: float, text: bytes = b'',
                      variables: Mapping[str, str] | None = None) -> None:
@@ -646,8 +647,7 @@ class World:
 
     def judge_stop(self, task: Task, program: Program) -> None:
         """See whether memmon may stop a process."""
-        process = program.process
-        assert process
+        process = program.process or Process(0, 0, NEVER)  # none yet: BACKOFF after an update
         memory = task.measured.get(process)
         name = program.namespec
         if self.is_dry:
@@ -1156,7 +1156,7 @@ def replacements(world: World) -> list[tuple[Any, str, Any]]:
     log.addHandler(handler)
     mine = {'time': clock, 'os': Os(world), 'log': log, 'PROC_FILES': world,
             'has_swap': lambda: False, 'run': lambda *args, **kwargs: b'a mailer'}
-    names = ('fork', 'open', 'wait_readable', 'read_rollup', 'read_process_table', 'run_for_user')
+    names = ('fork', 'open', 'wait_readable', 'read_rollup', 'find_children', 'run_for_user')
     return [(memmon, name, value) for name, value in mine.items()] + [
         (memmon, name, getattr(world, name)) for name in names] + [
         (memmon, 'read_stat', lambda pid: None),

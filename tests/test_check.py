@@ -389,7 +389,7 @@ def test_supervisord_is_found_as_supervisorctl_finds_it(start_supervisord: Start
 
 @pytest.mark.parametrize('conf, error', [
     (None, 'cannot read x.conf: No such file or directory'),
-    ('', 'cannot read x.conf: Is a directory'),
+    ('', 'cannot read x.conf: it is no regular file'),
     ('[supervisord]\n', 'x.conf: .ini file does not include supervisorctl section; fix it, or set '
                         'SUPERVISOR_SERVER_URL'),
     ('[supervisorctl]\nserverurl=ftp://bob:se/cr@et@x\n',
@@ -413,6 +413,12 @@ def test_supervisord_that_does_not_run_is_named_with_the_configuration(tmp_path:
     assert_refused(run(MEMMON, '--check', '--config', 'x.conf', cwd=tmp_path), (
         'no such socket: unix:///nonexistent/s; is supervisord running, with a [unix_http_server] '
         'section? (the URL is that of x.conf)'))
+
+
+def test_configuration_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'x.conf')
+    assert_refused(run(MEMMON, '--check', '--config', 'x.conf', cwd=tmp_path),
+                   'cannot read x.conf: it is no regular file')
 
 
 # Why it cannot look. What else a server may answer is tried where supervisord is.

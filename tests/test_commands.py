@@ -120,8 +120,8 @@ def test_restart_and_the_next_tick_wait_for_no_mailer(
         listener.wait_idle()
         # A second mail may say that the limit is too low.
         assert set(logged(listener, 'ERROR')) == {
-            f'the command {command!r} of -s: no mail was sent failed: {failure}'} - {
-            f'the command {command!r} of -s: no mail was sent failed: '}
+            f'the command {command!r} of -s failed, and no mail was sent: {failure}'} - {
+            f'the command {command!r} of -s failed, and no mail was sent: '}
 
 
 def test_next_member_of_a_pool_waits_for_no_mailer(

@@ -170,7 +170,6 @@ def test_steady_tick_asks_nobody(
     listener = start_listener(server, '-v', '-a', '1GB',
                               PATH=f'{tmp_path}/bin:{os.environ["PATH"]}')
     listener.send()
-    (tmp_path / 'called').unlink()  # at the first tick memmon looks for itself
     calls = len(server.calls)
     for _ in range(5):
         listener.send()
@@ -528,44 +527,27 @@ def test_shortage_of_processes_leaves_the_listener_to_do_it(
     listener.wait_log(' cannot fork (')
 
 
-@linux
-def test_restart_does_not_need_a_ps_that_answers(
-        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    """What else a ps may be is tried where the processes are measured."""
-    (tmp_path / 'bin').mkdir()
-    (tmp_path / 'bin/ps').write_text('#!/bin/sh\nexec sleep 1000\n')
-    (tmp_path / 'bin/ps').chmod(0o755)
-    supervisord = start_supervisord(section('big', '--once', 'big') + section('small', '--mb', '1'))
-    big, = supervisord.wait_big('big')
-    small, = supervisord.wait_up('small')
-    listener = start_listener(supervisord, '-v', '-a', LIMIT, constants={'PS_TIMEOUT_SECS': 1},
-                              PATH=f'{tmp_path}/bin:{os.environ["PATH"]}')
-    listener.send()
-    supervisord.wait_new_pid('big', big)
-    listener.assert_log('DEBUG memmon: no process table from ps (killed after 1 seconds): reading')
-    assert supervisord.pid('small') == small
-
-
 def test_ps_has_the_last_word_before_a_stop(
         tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
-    # A ps that takes the RSS of all processes from a file.
+    # A ps that shows the listener 123 KB for each process, and its worker what is in a file.
     (tmp_path / 'bin').mkdir()
     (tmp_path / 'bin/ps').write_text(
         f'#!/bin/sh\n{shutil.which("ps")} "$@" | '
-        f'awk -v rss=$(cat {tmp_path}/rss) \'{{ print $1, $2, rss }}\'\n')
+        f'awk -v rss=$(cat {tmp_path}/$PPID || cat {tmp_path}/rss) \'{{ print $1, $2, rss }}\'\n')
     (tmp_path / 'bin/ps').chmod(0o755)
     supervisord = start_supervisord(sleeper('big'))
     supervisord.wait_up('big')
-    listener = start_listener(supervisord, '-a', TINY,
+    listener = start_listener(supervisord, '-a', TINY, constants={'TASKS': '/nonexistent/%d'},
                               PATH=f'{tmp_path}/bin:{os.environ["PATH"]}')
+    (tmp_path / str(listener.process.pid)).write_text('123')
     (tmp_path / 'rss').write_text('77')
     listener.send()
     listener.wait_log(' not restarted big:big: ')
     assert '; it is now RSS 77KB' in listener.log()
     listener.wait_idle()
-    (tmp_path / 'rss').write_text('123')
+    (tmp_path / 'rss').write_text('150')
     listener.send()
-    listener.wait_log(' restarted big:big: RSS 123KB is over 100KB')
+    listener.wait_log(' restarted big:big: RSS 150KB is over 100KB')
 
 
 @linux

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
@@ -97,8 +96,7 @@ def child() -> Iterator[int]:
 
 @needs_proc
 def test_ps_and_the_files_of_proc_agree(child: int) -> None:
-    table = memmon.read_process_table()
-    assert isinstance(table, ProcessTable)
+    table = memmon.read_ps()
     for processes in (table, PROC_FILES):
         assert child in processes.children(ME)
         assert processes.rss(child) == pytest.approx(table.rss(child), rel=0.1)
@@ -187,43 +185,38 @@ def test_name_with_parentheses_hides_neither_start_nor_group(tmp_path: Path) -> 
 
 
 @needs_proc
+def test_children_are_asked_of_proc_first_and_of_ps_where_it_does_not_tell(
+        child: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memmon.find_children(ME) == (PROC_FILES, frozenset(PROC_FILES.children(ME)))
+    monkeypatch.setattr(memmon, 'TASKS', '/nonexistent/%d')
+    processes, children = memmon.find_children(ME)
+    assert isinstance(processes, ProcessTable) and child in children
+
+
 @pytest.mark.parametrize('script, why', [
-    (None, 'ps is not in PATH)'),
+    (None, 'it is not in PATH'),
     ('', '[Errno 2] No such file or directory: '),
-    ('echo usage: ps >&2; exit 1', 'exit status 1)'),
-    ('echo what is this', "ps printed b'what is this')"),
-    ('echo 1 2 3; kill -9 $$', 'killed by signal 9)'),
-    ('echo 1 2 3', 'the output of ps is incomplete)'),
-    ('exec sleep 1000', 'killed after 0.5 seconds)'),
+    ('echo usage: ps >&2; exit 1', 'exit status 1'),
+    ('echo what is this', "ps printed b'what is this'"),
+    ('echo 1 2 3; kill -9 $$', 'killed by signal 9'),
+    ('echo 1 2 3', 'the output of ps is incomplete'),
+    ('exec sleep 1000', 'killed after 0.5 seconds'),
     pytest.param('exec busybox ps "$@"', '', marks=pytest.mark.skipif(
         not shutil.which('busybox'), reason='needs BusyBox')),
 ])
-def test_proc_takes_the_place_of_a_ps_that_is_of_no_use(
+def test_ps_that_is_of_no_use_is_one_line(
         script: str | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+        capfd: pytest.CaptureFixture[str]) -> None:
     if script:
         (tmp_path / 'ps').write_text(f'#!/bin/sh\n{script}\n')
         (tmp_path / 'ps').chmod(0o755)
     monkeypatch.setattr(memmon, 'PS', None if script is None else str(tmp_path / 'ps'))
     monkeypatch.setattr(memmon, 'PS_TIMEOUT_SECS', 0.5 if 'sleep' in str(script) else 10)
-    caplog.set_level(logging.DEBUG)
-    assert memmon.read_process_table() is PROC_FILES
-    line, = caplog.messages
-    assert line.startswith(f'no process table from ps ({why}')
-    assert capfd.readouterr() == ('', '')
-
-
-@needs_proc
-def test_where_neither_ps_nor_proc_helps_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memmon, 'PS', None)
-
-    def fail(*_: object) -> None:
-        raise FileNotFoundError
-    monkeypatch.setattr(PROC_FILES, 'children', fail)
+    monkeypatch.setattr(memmon, 'TASKS', '/nonexistent/%d')
     with pytest.raises(memmon.MeasureError) as error:
-        memmon.read_process_table()
-    assert str(error.value).startswith(
-        'no process table from ps (ps is not in PATH), nor from /proc (')
+        memmon.find_children(ME)
+    assert str(error.value).startswith(f'/proc does not show all processes, nor does ps: {why}')
+    assert '\n' not in str(error.value) and capfd.readouterr() == ('', '')
 
 
 # Trees.
@@ -294,7 +287,7 @@ def test_itself_is_what_runs_below_supervisord_and_holds_memmon(
                    (1, 0, 0))
     monkeypatch.setattr('os.getpid', lambda: 50)
     monkeypatch.setattr('os.getppid', lambda: 40)
-    monkeypatch.setattr(memmon, 'read_process_table', lambda: table)
+    monkeypatch.setattr(memmon, 'find_children', lambda pid: (table, table.children(pid)))
     assert memmon.find_itself(supervisord_pid) == frozenset(pids)
 
 
@@ -336,7 +329,7 @@ SWAPS = b'Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n'
     (FileNotFoundError(), False), (PermissionError(), False)])
 def test_swap_is_a_line_below_the_heading(swaps: Any, has_swap: bool,
                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_proc(path: bytes) -> bytes:
+    def read_proc(path: str) -> bytes:
         if isinstance(swaps, OSError):
             raise swaps
         return swaps  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -193,7 +194,7 @@ def test_pool_loses_one_member_at_a_time_and_waits_for_the_command_after(
     supervisord = start_supervisord(
         pool_section('pool', 3, '--mb', '0', '--stop-secs', '0.5', startsecs=1))
     pids = supervisord.wait_up(*names)
-    warm = 'echo begin >> warm; sleep 1; echo end >> warm'
+    warm = 'echo warms >&2; echo begin >> warm; sleep 1; echo end >> warm'
     check = 'tail -n 1 warm >> seen 2>/dev/null; true'
     listener = start_listener(supervisord, '-g', f'pool={TINY}', '-o', f'after={warm}',
                               '-o', f'before={check}')
@@ -204,6 +205,8 @@ def test_pool_loses_one_member_at_a_time_and_waits_for_the_command_after(
         listener.wait_idle()
     assert (tmp_path / 'warm').read_text() == 'begin\nend\n' * 3
     assert set((tmp_path / 'seen').read_text().split()) == {'end'}
+    # What the command prints comes after the line of the restart.
+    assert re.findall(r'^warms$| restarted ', listener.log(), re.M) == [' restarted ', 'warms'] * 3
 
 
 def test_pools_of_one_group_do_not_wait_for_each_other(
@@ -452,6 +455,7 @@ def test_refused_start_is_tried_on_without_ticks_and_without_memmon(
         listener.send()  # the last tick that it ever gets
     for name, listener in zip(names, listeners):
         listener.wait_log(f' failed to start {name}:{name}: ')
+        mailbox.wait_subject(f'memmon: failed to start process {name}:{name}')
     listeners[1].process.kill()
     listeners[2].stdin.close()
     assert listeners[2].wait_end() == 0
@@ -460,7 +464,6 @@ def test_refused_start_is_tried_on_without_ticks_and_without_memmon(
         (tmp_path / f'{name}.away').rename(tmp_path / name)
     supervisord.wait_up(*names)
     for name in names:
-        mailbox.wait_subject(f'memmon: failed to start process {name}:{name}')
         mailbox.wait_subject(f'memmon: process {name}:{name} restarted')
     mailbox.assert_mails(6)
 

@@ -53,7 +53,7 @@ def test_events_that_memmon_names_are_in_the_table() -> None:
     assert {event.command for event in EVENTS.values()} - {''} == (
         set(memmon.COMMAND_EVENTS) - {'before'})
     with open(memmon.__file__, encoding='utf-8') as source:
-        named = re.findall(r"(?:Report|note\(job,|NotRestarted)\(?\s*'([a-z ]+)'", source.read())
+        named = re.findall(r"(?:Report|Done|line)\(\s*'([a-z ]+)'", source.read())
     assert len(named) > 10 and set(named) <= set(EVENTS)
 
 
@@ -437,7 +437,7 @@ def test_table_has_no_raw_character(raw: str) -> None:
     (Delivery('exit 1', b'', {'MEMMON_EVENT': 'before'}),
      "the command 'exit 1' of -o before failed: exit status 1"),
     (Delivery('cat >&-; exit 5', b'mail', {}),
-     "the command 'cat >&-; exit 5' of -s: no mail was sent failed: exit status 5"),
+     "the command 'cat >&-; exit 5' of -s failed, and no mail was sent: exit status 5"),
     (Delivery('kill -9 $$', b'', {'MEMMON_EVENT': 'held'}),
      "the command 'kill -9 $$' of -o held failed: killed by signal 9"),
     (Delivery('exit 3 # \x1b\u202e', b'', {'MEMMON_EVENT': 'after'}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import socket
 import time
@@ -183,6 +184,20 @@ def test_mistake_in_the_own_code_is_not_hidden(start_fake_server: StartFakeServe
     server = Server(start_fake_server(reply(True)).url)
     with pytest.raises(TypeError):
         server.start()  # type: ignore[call-arg]
+
+
+def test_mistake_within_a_call_has_a_traceback_with_v(
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr('supervisor.childutils.getRPCInterface', lambda env: env.missing)
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(memmon.SupervisordError):
+        Server('unix:///nonexistent/s').pid()
+    assert [bool(record.exc_info) for record in caplog.records] == [True]
+    caplog.clear()
+    monkeypatch.undo()
+    with pytest.raises(memmon.SupervisordError):
+        Server('unix:///nonexistent/s').pid()
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize('answer', [
