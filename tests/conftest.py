@@ -29,9 +29,11 @@ def fail_test(*_: object) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that wait for long, so that none is left alone at the end."""
-    items.sort(key=lambda item: (item.get_closest_marker('waits') is None,
-                                 'start_supervisord' not in getattr(item, 'fixturenames', [])))
+    """Begin with the tests that take long, so that none is left alone at the end."""
+    items.sort(key=lambda item: (
+        item.get_closest_marker('waits') is None,
+        item.path.name not in ('test_races.py', 'test_simulation.py', 'test_recipes.py'),
+        'start_supervisord' not in getattr(item, 'fixturenames', [])))
 
 
 @pytest.fixture(autouse=True)
