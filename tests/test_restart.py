@@ -708,13 +708,14 @@ def shows(*states: tuple[float, str]) -> Callable[[Supervisor], memmon.Process]:
     return show
 
 
-def restart_in_time(monkeypatch: pytest.MonkeyPatch, server: Any, **fields: Any
-                    ) -> list[tuple[int, str]]:
+def restart_in_time(monkeypatch: pytest.MonkeyPatch, server: Any, listener_pid: int = os.getppid(),
+                    in_listener: bool = False, **fields: Any) -> list[tuple[int, str]]:
     """Restart a process; return the lines of the worker with their seconds."""
     monkeypatch.setattr(memmon, 'time', SimpleNamespace(
         monotonic=lambda: server.secs, sleep=server.sleep, time=lambda: server.secs))
     monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: 1)
-    site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
+    site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), listener_pid, 0,
+                       in_listener)
     restarting = memmon.Restarting(job('web:web', **fields), site, {}, memmon.UP_SECS)
     return [(int(server.secs), line.event) for line in restarting.lines()]
 
@@ -730,6 +731,7 @@ FAILED = 'failed to start'
     ([(0, 'BACKOFF'), (90, 'RUNNING')], [(60, FAILED), (91, 'restarted')], [0]),
     ([(0, 'BACKOFF')], [(60, FAILED), (600, 'gave up starting')], [0]),
     ([(0, 'FATAL')], [(0, FAILED), (600, 'gave up starting')], [0, 10, 60, 180, 600]),
+    ([STARTED, (1, 'STOPPED')], [(1, 'not restarted')], [0]),  # by an operator, after the start
 ])
 def test_process_that_memmon_has_stopped_comes_back(
         states: Sequence[tuple[float, str]], lines: list[tuple[int, str]], starts: list[int],
@@ -739,6 +741,46 @@ def test_process_that_memmon_has_stopped_comes_back(
     assert [event for _, event in found] == [event for _, event in lines]
     assert [secs for secs, _ in found] == pytest.approx([secs for secs, _ in lines], rel=.05)
     assert server.starts == pytest.approx(starts, rel=.1, abs=2)
+
+
+@pytest.mark.parametrize('show, lines, starts', [
+    (shows((0, 'FATAL')), [(0, 'gave up starting')], 1),
+    (lambda server: seen('STOPPED', stop=1100), [(3, FAILED), (600, 'gave up starting')], 15),
+])
+def test_worker_whose_listener_has_gone_gives_up(
+        show: Callable[[Supervisor], memmon.Process], lines: list[tuple[int, str]], starts: int,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Supervisor(show)
+    server.refuses = starts > 1
+    found = restart_in_time(monkeypatch, server, listener_pid=1, is_owed=True)
+    assert [event for _, event in found] == [event for _, event in lines]
+    assert [secs for secs, _ in found] == pytest.approx([secs for secs, _ in lines], rel=.05, abs=2)
+    assert len(server.starts) == pytest.approx(starts, abs=1)
+
+
+def test_listener_leaves_what_does_not_come_up_after_ten_seconds(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Supervisor(shows((0, 'BACKOFF')))
+    assert restart_in_time(monkeypatch, server, in_listener=True, is_owed=True) == []
+    assert 10 <= server.secs < 12
+
+
+@pytest.mark.parametrize('was_run, event, pid, state, command, new_pid', [
+    (True, 'not restarted', None, 'RUNNING', 'after', 7),
+    (True, 'not restarted', None, 'STOPPED', 'failed', 0),
+    (True, 'not restarted', 0, 'RUNNING', 'failed', 0),
+    (True, 'postponed', None, 'RUNNING', 'after', 7),
+    (False, 'not restarted', None, 'RUNNING', '', None),
+    (True, 'restarted', 9, 'RUNNING', 'after', 9), (False, 'restarted', 9, 'RUNNING', 'after', 9),
+    (True, 'gave up starting', 0, 'FATAL', '', 0),  # its event has commands of its own
+])
+def test_what_follows_a_before_command(was_run: bool, event: str, pid: int | None, state: str,
+                                       command: str, new_pid: int | None) -> None:
+    server = ShowsOneAfterTheOther(seen(state, pid=7 * (state == 'RUNNING')))
+    work = memmon.Restarting(job('web:web'), site(server, 0), {}, 1)
+    work.was_run = was_run
+    line = work.last_line(event, 'why', pid)
+    assert (line.command, line.new_pid) == (command, new_pid)
 
 
 def test_start_that_is_refused_is_tried_again_for_as_long_as_it_takes(
