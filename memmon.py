@@ -1289,13 +1289,24 @@ class Lost(NamedTuple):
 def is_lost(history: History, now: float) -> bool:
     """Tell whether a process is still down because of memmon."""
     process, lost = history.process, history.lost
-    # A start in the future is an old one: the clock was set back.
-    if not lost or now >= lost.until or lost.tried < process.start <= process.now:
+    if not lost or now >= lost.until:
         return False
+    if process.state == ProcessStates.RUNNING:  # a broken one may run for some seconds, each time
+        return 0 <= process.now - process.start < FIRST_UP_SECS
+    # A start in the future is an old one: the clock was set back.
+    is_restarted = lost.tried < process.start <= process.now
     if process.state == ProcessStates.STOPPED:
         # Not started since memmon stopped it: without its file, no try shows; see NO_FILE.
-        return lost.until != math.inf or process.start <= process.stop <= lost.tried
-    return bool(process.state != ProcessStates.RUNNING)
+        return not is_restarted and (lost.until != math.inf
+                                     or process.start <= process.stop <= lost.tried)
+    return not is_restarted or supervisord_goes_on(process)
+
+
+def supervisord_goes_on(process: Process) -> bool:
+    """Tell whether supervisord is about to start, or to stop, a process by itself."""
+    if process.state == ProcessStates.EXITED:
+        return 0 <= process.now - process.stop < 3  # then autorestart has started it
+    return process.state != ProcessStates.FATAL
 
 
 WITHIN = 'within its limit'
@@ -1945,6 +1956,7 @@ class Restarting:
         if self.start_at is None:
             pause = next(self.pauses[step], None)
             if pause is None or step == DOWN and self.site.has_gone():
+                self.tried = seen.now  # a later start is none of supervisord's tries
                 raise Done('gave up starting', self.why, 0)
             self.start_at = now + pause
         if now >= self.start_at:
@@ -2063,9 +2075,8 @@ def next_step(seen: Process, process: Process, owed: int | None, exitcodes: Sequ
     if seen.state == states.EXITED and seen.exitstatus in exitcodes:
         return UP, ''  # as a queue worker does after so many jobs
     why = f'it is {seen.statename}: {one_line(seen.spawnerr or f"exit status {seen.exitstatus}")}'
-    if seen.state == states.FATAL or (
-            seen.state == states.EXITED and not 0 <= seen.now - seen.stop < 3):
-        return DOWN, why  # else autorestart may start it anew
+    if not supervisord_goes_on(seen):
+        return DOWN, why
     return COMING, '' if seen.state in UP_STATES else why
 
 

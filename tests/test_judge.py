@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import GB, MB, options, process, reading
+from supervisor.states import ProcessStates
 
 import memmon
 from memmon import (BLOCKED, BRIEF, DUE, HARD, HELD, NEAR, SOFT, VAIN, WITHIN, Course, History,
@@ -146,6 +147,31 @@ def test_judge_for_the_total(mb: float | None, total_mb: float | None, args: str
     part = reading(None if mb is None else mb * MB, limit)
     total = reading(None if total_mb is None else total_mb * MB, limit)
     assert memmon.judge(part, history(**fields), options(f'{limit} {args}'), NOW, total) == verdict
+
+
+# What memmon took down and has not brought back: it gave up at 1600, and now is 1725.
+
+@pytest.mark.parametrize('state, fields, expected', [
+    ('FATAL', {'start': 1590, 'stop': 1591}, True),    # a try of supervisord's
+    ('FATAL', {'start': 1601, 'stop': 1602}, False),   # an operator has tried
+    ('FATAL', {'start': 1800, 'stop': 1801}, True),    # the clock was set back
+    ('BACKOFF', {'start': 1723, 'stop': 1724}, True),  # supervisord goes on trying
+    ('STARTING', {'start': 1725, 'stop': 1724}, True),
+    ('EXITED', {'start': 1720, 'stop': 1723}, True),
+    ('EXITED', {'start': 1700, 'stop': 1722}, False),
+    ('EXITED', {'start': 1590, 'stop': 1591}, True),
+    ('RUNNING', {'start': 1716}, True),                # a broken one fails after three seconds
+    ('RUNNING', {'start': 1715}, False),
+    ('RUNNING', {'start': 1800}, False),
+    ('STOPPED', {'start': 1590, 'stop': 1595}, True),  # by memmon
+    ('STOPPED', {'start': 1590, 'stop': 1601}, False),
+    ('STOPPED', {'start': 1601, 'stop': 1602}, False),
+])
+def test_process_is_lost_until_it_is_up_or_an_operator_has_taken_over(
+        state: str, fields: Dict[str, Any], expected: bool) -> None:
+    made = History(process(state=getattr(ProcessStates, state), **fields))
+    made.lost = memmon.Lost(1600, math.inf)
+    assert memmon.is_lost(made, NOW) == expected
 
 
 # When to look again.

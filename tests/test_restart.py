@@ -647,6 +647,15 @@ def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> N
     assert (line.event, line.tried) == ('failed to start', 1000)
 
 
+def test_tries_of_supervisord_are_none_of_an_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of them may be later than memmon's own, after which it gives up."""
+    monkeypatch.setattr(memmon, 'FATAL_PAUSES', ())
+    server: Any = ShowsOneAfterTheOther(seen('FATAL', start=1107))
+    site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
+    line = list(memmon.Restarting(job('web:web', is_owed=True), site, {}, 1).lines())[-1]
+    assert (line.event, line.tried) == ('gave up starting', 1110)
+
+
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
     """Workers that do nothing."""
