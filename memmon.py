@@ -1749,6 +1749,8 @@ class Restarting:
         self.job, self.site, self.config, self.up_secs = job, site, config, up_secs
         self.server = site.server
         self.old = job.reading.process          # the run that is to be stopped
+        # Bytes, without what was being stopped when this process was chosen.
+        self.total_memory = job.total.memory or 0 if job.total else 0
         self.descendants: dict[int, Stat] = {}  # of it, at the last measurement
         self.was_run = False                    # a `before` that ended with 0
         self.stopped: Process | None = None     # the run that was stopped, if that is known
@@ -1843,9 +1845,11 @@ class Restarting:
             total = add_up([take_reading(processes, ALL._replace(pid=pid), total.limit, sizes,
                                          options, True) for pid in children], total.limit, sizes)
         job.history.is_blocked = False  # its pool is busy with this very job
-        if judge(reading, job.history, options, time.monotonic(), total) != DUE:
-            now = f'total {describe_use(total)}' if total else describe_use(reading)
-            raise Done('not restarted', f'it is now {now}')
+        verdict = judge(reading, job.history, options, time.monotonic(), total)
+        excess = min(self.total_memory, total.memory or 0) - total.soft if total else 0
+        if verdict != DUE or (reading.memory or 0) < excess:
+            now = f'total {describe_use(total)}, ' if total else ''
+            raise Done('not restarted', f'it is now {now}{describe_use(reading)}')
         self.job = job._replace(reading=reading, total=total)
         if total or options.cumulative:
             self.descendants = {pid: run for pid in tree(processes, seen.pid)[1:]

@@ -564,6 +564,23 @@ def test_total_restarts_the_largest_and_no_other(
     assert (supervisord.path / 'after').read_text() == f'{100 << 20} .\n'
 
 
+def test_total_costs_no_process_that_has_made_itself_small(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    """The total is over its limit still, because of another one."""
+    supervisord = start_supervisord(section('web', '--mb', '90', '--frees', 'free')
+                                    + section('other', '--file', 'mb'))
+    web, = supervisord.wait_big('web', mb=85)
+    supervisord.wait_up('other')
+    free = ('touch free; echo 130 > mb; '
+            'until test $(ps -o rss= -p $MEMMON_PID) -lt 30000; do sleep 0.05; done; sleep 1')
+    listener = start_listener(supervisord, '-t', '80MB', '-p', 'other=none',
+                              '-o', f'before={free}')
+    listener.send()
+    listener.wait_log('INFO memmon: not restarted web:web: total PSS ')
+    assert '; it is now total PSS ' in listener.log()
+    assert supervisord.pid('web') == web
+
+
 # What is next for a stopped process, and what waits for what: without any process.
 
 OLD = memmon.Process('web', 'web', 7, 1000, 0, 1100, ProcessStates.RUNNING, 'RUNNING', '', 0)
