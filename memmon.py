@@ -1306,7 +1306,7 @@ def supervisord_goes_on(process: Process) -> bool:
     """Tell whether supervisord is about to start, or to stop, a process by itself."""
     if process.state == ProcessStates.EXITED:
         return 0 <= process.now - process.stop < 3  # then autorestart has started it
-    return process.state != ProcessStates.FATAL
+    return bool(process.state != ProcessStates.FATAL)
 
 
 WITHIN = 'within its limit'
@@ -1965,6 +1965,7 @@ class Restarting:
             self.start_at = now + pause
         if now >= self.start_at:
             self.start_at, self.tried, self.owed = None, seen.now, seen.start
+            self.down_since = now
             if seen.now <= self.old.start:  # the new run may start in the same second as the old
                 self.old = self.old._replace(start=-1)
             self.server.start(self.old.namespec)
