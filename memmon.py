@@ -1539,10 +1539,11 @@ class Report(NamedTuple):
     new_pid: Optional[int] = None      # 0: the process does not run; None: it was not touched
     course: str = ''                   # a picture of the memory of the process
     after_done: bool = False           # a worker has logged it, and runs the user's commands for it
+    about: str = ''                    # the namespec of a process of which there is no reading
 
     @property
     def namespec(self) -> str:
-        return self.reading.process.namespec if self.reading else ''
+        return self.reading.process.namespec if self.reading else self.about
 
     @property
     def text(self) -> str:
@@ -2769,8 +2770,9 @@ class Listener:
             since = history.said_ever.setdefault('still down', now)
             if history.lost and history.lost.until == math.inf and now - since >= DAY:
                 history.said_ever['still down'] = now
-                self.report(Report('still down', f'{process.namespec}: {process.statename}: '
-                                   f'{process.spawnerr}; no other process of its pool is touched'))
+                self.report(Report('still down', f'it is {process.statename}: {process.spawnerr}; '
+                                   'no other process of its pool is touched',
+                                   about=process.namespec))
 
     def conclude(self, history: History, reading: Reading, total: Reading | None, verdict: str,
                  is_tick: bool, now: float) -> bool:

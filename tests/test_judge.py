@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterable, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import GB, MB, options, process, reading
+from samples import FATAL, GB, MB, options, process, reading
 from supervisor.states import ProcessStates
 
 import memmon
@@ -172,6 +172,22 @@ def test_process_is_lost_until_it_is_up_or_an_operator_has_taken_over(
     made = History(process(state=getattr(ProcessStates, state), **fields))
     made.lost = memmon.Lost(1600, math.inf)
     assert memmon.is_lost(made, NOW) == expected
+
+
+def test_what_is_still_down_is_told_each_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = memmon.Listener(options(), Server('unix:///none'))
+    reports: list[memmon.Report] = []
+    monkeypatch.setattr(listener, 'report', reports.append)
+    made = history(process=process(state=FATAL, spawnerr='no such file'),
+                   lost=memmon.Lost(1600, math.inf))
+    listener.monitor.histories['web:web'] = made
+    for hours in range(50):
+        listener.find_blocked(NOW + hours * H)
+    assert [report.text for report in reports] == [
+        'still down web:web: it is FATAL: no such file; no other process of its pool is '
+        'touched'] * 2
+    mail = memmon.write_mail(options(), reports[0])
+    assert mail['Subject'] == 'memmon: process web:web is still down'
 
 
 # When to look again.
