@@ -1194,6 +1194,9 @@ VAIN_GROWTH = 1.5     # how many times its weight it is restarted at again
 TOTAL_GROWTH = 0.01   # how much of the limit of the total a process must grow by to be a cause
 
 
+FOR_TOTAL = ' for -t'  # what of a process was said of the total; see History.said
+
+
 class History:
     """What is remembered of a process from look to look."""
 
@@ -2434,7 +2437,7 @@ class Monitor:
                 if not whole.level:
                     history.total_base = None
                     history.said = {event: at for event, at in history.said.items()
-                                    if not event.endswith(' for -t')}
+                                    if not event.endswith(FOR_TOTAL)}
                 elif not was_over or history.total_base is None:
                     history.total_base = (history.part or reading).bound
                 history.part = reading
@@ -2752,8 +2755,10 @@ class Listener:
             verdict = judge(reading, history, self.options, now)
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
                 due.append((history, reading, None))
-        if not due or self.options.dry_run:  # else what is restarted may bring the total down
-            due += self.judge_total(is_tick, now)
+        # What is restarted may bring the total down; but not what its `before` lets wait.
+        if self.options.dry_run or all('postponed' in history.said for history, *_ in due):
+            for chosen in self.judge_total(is_tick, now):
+                due = [*(judged for judged in due if judged[0] is not chosen[0]), chosen]
         return due
 
     def find_blocked(self, now: float) -> None:
@@ -2790,7 +2795,7 @@ class Listener:
         elif verdict == VAIN:
             said = history.said_ever
             history.vain.setdefault(reading.level, Vain(now, reading.memory or 0))
-        key = event + ' for -t' * bool(total)
+        key = event + FOR_TOTAL * bool(total)
         if event and key not in said:
             said[key] = now
             self.report(Report(event, explain_verdict(event, history, reading, total, self.options,
@@ -2816,7 +2821,8 @@ class Listener:
         candidates = [(other, other.part) for other in self.monitor.running
                       if other.part and (other.part.memory or 0) >= excess
                       and not (other.limit and other.limit.soft == NO_SIZE)]
-        candidates.sort(key=lambda pair: ('postponed' in pair[0].said, -(pair[1].memory or 0)))
+        candidates.sort(key=lambda pair: (f'postponed{FOR_TOTAL}' in pair[0].said,
+                                          -(pair[1].memory or 0)))
         for other, part in candidates:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
@@ -2904,11 +2910,12 @@ class Listener:
 
     def say_postponed(self, history: History, report: Report, now: float) -> None:
         """Report that a `before` command asked to wait: once, and once more after an hour."""
-        since = history.said.setdefault('postponed', now)
+        suffix = FOR_TOTAL * bool(report.total)
+        since = history.said.setdefault(f'postponed{suffix}', now)
         if since == now:
             self.report(report)
-        elif now - since >= HOUR and 'postponed for an hour' not in history.said:
-            history.said['postponed for an hour'] = now
+        elif now - since >= HOUR and f'postponed for an hour{suffix}' not in history.said:
+            history.said[f'postponed for an hour{suffix}'] = now
             self.report(report._replace(event='postponed for an hour', after_done=False))
 
     def plan_look(self, now: float, cpu_secs: float) -> None:

@@ -440,6 +440,7 @@ class World:
         self.tick_secs = tick_secs
         self.programs = programs
         self.options = options(args)
+        self.outcomes: dict[str, str] = {}  # of the restarts, by program; else they succeed
         self.restarts: list[tuple[float, str]] = []
         self.reports: list[tuple[float, str, str]] = []  # when, event, name
         self.looks = 0
@@ -492,9 +493,12 @@ class World:
         due = list(self.due)
         self.due.clear()
         for job in due:
-            self.restarts.append((self.now, job.reading.process.name))
-            self.begin_run(job.reading.process.name)
-            self.listener.take([(job, Line('restarted', '', 9, job.reading.memory,
+            name = job.reading.process.name
+            event = self.outcomes.get(name, 'restarted')
+            self.restarts.append((self.now, name))
+            if event == 'restarted':
+                self.begin_run(name)
+            self.listener.take([(job, Line(event, '', 9, job.reading.memory,
                                            job.total.memory if job.total else None))])
 
     def pass_ticks(self, ticks: int = 1000) -> World:
@@ -687,6 +691,24 @@ def test_one_process_at_a_time_is_restarted_for_the_total_the_largest_first(
     world = World(monkeypatch, '-t 500MB', a=loads(300, 9000, 300), b=loads(310, 9000, 310),
                   c=loads(10, 9000, 10)).pass_ticks(1)
     assert world.restarts == [(0, 'b'), (1, 'a')]  # each looked at a second after the last
+
+
+def test_total_does_not_wait_for_what_before_lets_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 500MB -p b=100MB', a=lambda uptime: 400.0,
+                  b=lambda uptime: 200.0)
+    world.outcomes = {'b': 'postponed'}
+    assert {name for _, name in world.pass_ticks(1).restarts} == {'b'}
+    assert 'a' in {name for _, name in world.pass_ticks(1).restarts}
+
+
+@pytest.mark.parametrize('args', ['-a 500MB', '-t 500MB'])
+def test_each_excess_that_is_put_off_is_told_and_told_again_after_an_hour(
+        args: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, args, web=swings(100, 600, 4 * H))
+    world.outcomes = {'web': 'postponed'}
+    world.pass_ticks()
+    assert world.said('postponed') == [2 * H, 6 * H, 10 * H, 14 * H]
+    assert world.said('postponed for an hour') == [3 * H, 7 * H, 11 * H, 15 * H]
 
 
 def test_what_is_restarted_for_its_own_limit_goes_before_the_total(
