@@ -1759,7 +1759,7 @@ class Restarting:
         self.was_run = False                    # a `before` that ended with 0
         self.stopped: Process | None = None     # the run that was stopped, if that is known
         self.remarks: list[str] = []
-        self.down_since: float | None = None    # seconds of the monotonic clock, as below
+        self.down_since: float | None = None    # or since its last start, by the monotonic clock
         self.owed: int | None = None            # the start of what must be started anew; see below
         self.pauses = {START: itertools.chain(START_PAUSES, itertools.repeat(60)),
                        DOWN: iter(FATAL_PAUSES)}

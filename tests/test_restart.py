@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -664,13 +665,25 @@ def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> N
     assert (line.event, line.tried) == ('failed to start', 1000)
 
 
-def test_tries_of_supervisord_are_none_of_an_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of them may be later than memmon's own, after which it gives up."""
-    monkeypatch.setattr(memmon, 'FATAL_PAUSES', ())
-    server: Any = ShowsOneAfterTheOther(seen('FATAL', start=1107))
+class FailsAgain(ShowsOneAfterTheOther):
+    """A server whose supervisord goes on with a start that fails, and gives up in the end."""
+
+    def start(self, namespec: str) -> None:
+        self.processes = [seen('BACKOFF', start=1800, stop=1801, now=1801),
+                          seen('FATAL', start=1807, stop=1808, now=1810)]
+
+
+def test_last_try_is_waited_for_and_tries_of_supervisord_are_none_of_an_operator(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(memmon, 'time', SimpleNamespace(
+        monotonic=lambda: now[0], sleep=lambda secs: now.append(now.pop() + secs)))
+    monkeypatch.setattr(memmon, 'FATAL_PAUSES', (memmon.ORPHAN_PATIENCE_SECS + 60,))
+    server: Any = FailsAgain(seen('FATAL', start=1107))
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
     line = list(memmon.Restarting(job('web:web', is_owed=True), site, {}, 1).lines())[-1]
-    assert (line.event, line.tried) == ('gave up starting', 1110)
+    assert (line.event, line.tried) == ('gave up starting', 1810)
+    assert '; it is FATAL: ' in line.text
 
 
 @pytest.fixture
