@@ -1195,6 +1195,9 @@ VAIN_GROWTH = 1.5     # how many times its weight it is restarted at again
 TOTAL_GROWTH = 0.01   # how much of the limit of the total a process must grow by to be a cause
 
 
+FOR_TOTAL = ' for -t'  # what of a process was said of the total; see History.said
+
+
 class History:
     """What is remembered of a process from look to look."""
 
@@ -1290,13 +1293,24 @@ class Lost(NamedTuple):
 def is_lost(history: History, now: float) -> bool:
     """Tell whether a process is still down because of memmon."""
     process, lost = history.process, history.lost
-    # A start in the future is an old one: the clock was set back.
-    if not lost or now >= lost.until or lost.tried < process.start <= process.now:
+    if not lost or now >= lost.until:
         return False
+    if process.state == ProcessStates.RUNNING:  # a broken one may run for some seconds, each time
+        return 0 <= process.now - process.start < FIRST_UP_SECS
+    # A start in the future is an old one: the clock was set back.
+    is_restarted = lost.tried < process.start <= process.now
     if process.state == ProcessStates.STOPPED:
         # Not started since memmon stopped it: without its file, no try shows; see NO_FILE.
-        return lost.until != math.inf or process.start <= process.stop <= lost.tried
-    return bool(process.state != ProcessStates.RUNNING)
+        return not is_restarted and (lost.until != math.inf
+                                     or process.start <= process.stop <= lost.tried)
+    return not is_restarted or supervisord_goes_on(process)
+
+
+def supervisord_goes_on(process: Process) -> bool:
+    """Tell whether supervisord is about to start, or to stop, a process by itself."""
+    if process.state == ProcessStates.EXITED:
+        return 0 <= process.now - process.stop < 3  # then autorestart has started it
+    return bool(process.state != ProcessStates.FATAL)
 
 
 WITHIN = 'within its limit'
@@ -1529,10 +1543,11 @@ class Report(NamedTuple):
     new_pid: Optional[int] = None      # 0: the process does not run; None: it was not touched
     course: str = ''                   # a picture of the memory of the process
     after_done: bool = False           # a worker has logged it, and runs the user's commands for it
+    about: str = ''                    # the namespec of a process of which there is no reading
 
     @property
     def namespec(self) -> str:
-        return self.reading.process.namespec if self.reading else ''
+        return self.reading.process.namespec if self.reading else self.about
 
     @property
     def text(self) -> str:
@@ -1739,11 +1754,13 @@ class Restarting:
         self.job, self.site, self.config, self.up_secs = job, site, config, up_secs
         self.server = site.server
         self.old = job.reading.process          # the run that is to be stopped
+        # Bytes, without what was being stopped when this process was chosen.
+        self.total_memory = job.total.memory or 0 if job.total else 0
         self.descendants: dict[int, Stat] = {}  # of it, at the last measurement
         self.was_run = False                    # a `before` that ended with 0
         self.stopped: Process | None = None     # the run that was stopped, if that is known
         self.remarks: list[str] = []
-        self.down_since: float | None = None    # seconds of the monotonic clock, as below
+        self.down_since: float | None = None    # or since its last start, by the monotonic clock
         self.owed: int | None = None            # the start of what must be started anew; see below
         self.pauses = {START: itertools.chain(START_PAUSES, itertools.repeat(60)),
                        DOWN: iter(FATAL_PAUSES)}
@@ -1833,9 +1850,11 @@ class Restarting:
             total = add_up([take_reading(processes, ALL._replace(pid=pid), total.limit, sizes,
                                          options, True) for pid in children], total.limit, sizes)
         job.history.is_blocked = False  # its pool is busy with this very job
-        if judge(reading, job.history, options, time.monotonic(), total) != DUE:
-            now = f'total {describe_use(total)}' if total else describe_use(reading)
-            raise Done('not restarted', f'it is now {now}')
+        verdict = judge(reading, job.history, options, time.monotonic(), total)
+        excess = min(self.total_memory, total.memory or 0) - total.soft if total else 0
+        if verdict != DUE or (reading.memory or 0) < excess:
+            now = f'total {describe_use(total)}, ' if total else ''
+            raise Done('not restarted', f'it is now {now}{describe_use(reading)}')
         self.job = job._replace(reading=reading, total=total)
         if total or options.cumulative:
             self.descendants = {pid: run for pid in tree(processes, seen.pid)[1:]
@@ -1946,10 +1965,12 @@ class Restarting:
         if self.start_at is None:
             pause = next(self.pauses[step], None)
             if pause is None or step == DOWN and self.site.has_gone():
+                self.tried = seen.now  # a later start is none of supervisord's tries
                 raise Done('gave up starting', self.why, 0)
             self.start_at = now + pause
         if now >= self.start_at:
             self.start_at, self.tried, self.owed = None, seen.now, seen.start
+            self.down_since = now
             if seen.now <= self.old.start:  # the new run may start in the same second as the old
                 self.old = self.old._replace(start=-1)
             self.server.start(self.old.namespec)
@@ -2062,9 +2083,8 @@ def next_step(seen: Process, process: Process, owed: int | None, exitcodes: Sequ
     if seen.state == states.EXITED and seen.exitstatus in exitcodes:
         return UP, ''  # as a queue worker does after so many jobs
     why = f'it is {seen.statename}: {one_line(seen.spawnerr or f"exit status {seen.exitstatus}")}'
-    if seen.state == states.FATAL or (
-            seen.state == states.EXITED and not 0 <= seen.now - seen.stop < 3):
-        return DOWN, why  # else autorestart may start it anew
+    if not supervisord_goes_on(seen):
+        return DOWN, why
     return COMING, '' if seen.state in UP_STATES else why
 
 
@@ -2416,7 +2436,7 @@ class Monitor:
                 if not whole.level:
                     history.total_base = None
                     history.said = {event: at for event, at in history.said.items()
-                                    if not event.endswith(' for -t')}
+                                    if not event.endswith(FOR_TOTAL)}
                 elif not was_over or history.total_base is None:
                     history.total_base = (history.part or reading).bound
                 history.part = reading
@@ -2734,8 +2754,10 @@ class Listener:
             verdict = judge(reading, history, self.options, now)
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
                 due.append((history, reading, None))
-        if not due or self.options.dry_run:  # else what is restarted may bring the total down
-            due += self.judge_total(is_tick, now)
+        # What is restarted may bring the total down; but not what its `before` lets wait.
+        if self.options.dry_run or all('postponed' in history.said for history, *_ in due):
+            for chosen in self.judge_total(is_tick, now):
+                due = [*(judged for judged in due if judged[0] is not chosen[0]), chosen]
         return due
 
     def find_blocked(self, now: float) -> None:
@@ -2752,8 +2774,9 @@ class Listener:
             since = history.said_ever.setdefault('still down', now)
             if history.lost and history.lost.until == math.inf and now - since >= DAY:
                 history.said_ever['still down'] = now
-                self.report(Report('still down', f'{process.namespec}: {process.statename}: '
-                                   f'{process.spawnerr}; no other process of its pool is touched'))
+                self.report(Report('still down', f'it is {process.statename}: {process.spawnerr}; '
+                                   'no other process of its pool is touched',
+                                   about=process.namespec))
 
     def conclude(self, history: History, reading: Reading, total: Reading | None, verdict: str,
                  is_tick: bool, now: float) -> bool:
@@ -2771,7 +2794,7 @@ class Listener:
         elif verdict == VAIN:
             said = history.said_ever
             history.vain.setdefault(reading.level, Vain(now, reading.memory or 0))
-        key = event + ' for -t' * bool(total)
+        key = event + FOR_TOTAL * bool(total)
         if event and key not in said:
             said[key] = now
             self.report(Report(event, explain_verdict(event, history, reading, total, self.options,
@@ -2797,7 +2820,8 @@ class Listener:
         candidates = [(other, other.part) for other in self.monitor.running
                       if other.part and (other.part.memory or 0) >= excess
                       and not (other.limit and other.limit.soft == NO_SIZE)]
-        candidates.sort(key=lambda pair: ('postponed' in pair[0].said, -(pair[1].memory or 0)))
+        candidates.sort(key=lambda pair: (f'postponed{FOR_TOTAL}' in pair[0].said,
+                                          -(pair[1].memory or 0)))
         for other, part in candidates:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
@@ -2885,11 +2909,12 @@ class Listener:
 
     def say_postponed(self, history: History, report: Report, now: float) -> None:
         """Report that a `before` command asked to wait: once, and once more after an hour."""
-        since = history.said.setdefault('postponed', now)
+        suffix = FOR_TOTAL * bool(report.total)
+        since = history.said.setdefault(f'postponed{suffix}', now)
         if since == now:
             self.report(report)
-        elif now - since >= HOUR and 'postponed for an hour' not in history.said:
-            history.said['postponed for an hour'] = now
+        elif now - since >= HOUR and f'postponed for an hour{suffix}' not in history.said:
+            history.said[f'postponed for an hour{suffix}'] = now
             self.report(report._replace(event='postponed for an hour', after_done=False))
 
     def plan_look(self, now: float, cpu_secs: float) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict, Iterable, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import GB, MB, options, process, reading
+from samples import FATAL, GB, MB, options, process, reading
+from supervisor.states import ProcessStates
 
 import memmon
 from memmon import (BLOCKED, BRIEF, DUE, HARD, HELD, NEAR, SOFT, VAIN, WITHIN, Course, History,
@@ -146,6 +147,47 @@ def test_judge_for_the_total(mb: float | None, total_mb: float | None, args: str
     part = reading(None if mb is None else mb * MB, limit)
     total = reading(None if total_mb is None else total_mb * MB, limit)
     assert memmon.judge(part, history(**fields), options(f'{limit} {args}'), NOW, total) == verdict
+
+
+# What memmon took down and has not brought back: it gave up at 1600, and now is 1725.
+
+@pytest.mark.parametrize('state, fields, expected', [
+    ('FATAL', {'start': 1590, 'stop': 1591}, True),    # a try of supervisord's
+    ('FATAL', {'start': 1601, 'stop': 1602}, False),   # an operator has tried
+    ('FATAL', {'start': 1800, 'stop': 1801}, True),    # the clock was set back
+    ('BACKOFF', {'start': 1723, 'stop': 1724}, True),  # supervisord goes on trying
+    ('STARTING', {'start': 1725, 'stop': 1724}, True),
+    ('EXITED', {'start': 1720, 'stop': 1723}, True),
+    ('EXITED', {'start': 1700, 'stop': 1722}, False),
+    ('EXITED', {'start': 1590, 'stop': 1591}, True),
+    ('RUNNING', {'start': 1716}, True),                # a broken one fails after three seconds
+    ('RUNNING', {'start': 1715}, False),
+    ('RUNNING', {'start': 1800}, False),
+    ('STOPPED', {'start': 1590, 'stop': 1595}, True),  # by memmon
+    ('STOPPED', {'start': 1590, 'stop': 1601}, False),
+    ('STOPPED', {'start': 1601, 'stop': 1602}, False),
+])
+def test_process_is_lost_until_it_is_up_or_an_operator_has_taken_over(
+        state: str, fields: Dict[str, Any], expected: bool) -> None:
+    made = History(process(state=getattr(ProcessStates, state), **fields))
+    made.lost = memmon.Lost(1600, math.inf)
+    assert memmon.is_lost(made, NOW) == expected
+
+
+def test_what_is_still_down_is_told_each_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = memmon.Listener(options(), Server('unix:///none'))
+    reports: list[memmon.Report] = []
+    monkeypatch.setattr(listener, 'report', reports.append)
+    made = history(process=process(state=FATAL, spawnerr='no such file'),
+                   lost=memmon.Lost(1600, math.inf))
+    listener.monitor.histories['web:web'] = made
+    for hours in range(50):
+        listener.find_blocked(NOW + hours * H)
+    assert [report.text for report in reports] == [
+        'still down web:web: it is FATAL: no such file; no other process of its pool is '
+        'touched'] * 2
+    mail = memmon.write_mail(options(), reports[0])
+    assert mail['Subject'] == 'memmon: process web:web is still down'
 
 
 # When to look again.
@@ -398,6 +440,7 @@ class World:
         self.tick_secs = tick_secs
         self.programs = programs
         self.options = options(args)
+        self.outcomes: dict[str, str] = {}  # of the restarts, by program; else they succeed
         self.restarts: list[tuple[float, str]] = []
         self.reports: list[tuple[float, str, str]] = []  # when, event, name
         self.looks = 0
@@ -450,9 +493,12 @@ class World:
         due = list(self.due)
         self.due.clear()
         for job in due:
-            self.restarts.append((self.now, job.reading.process.name))
-            self.begin_run(job.reading.process.name)
-            self.listener.take([(job, Line('restarted', '', 9, job.reading.memory,
+            name = job.reading.process.name
+            event = self.outcomes.get(name, 'restarted')
+            self.restarts.append((self.now, name))
+            if event == 'restarted':
+                self.begin_run(name)
+            self.listener.take([(job, Line(event, '', 9, job.reading.memory,
                                            job.total.memory if job.total else None))])
 
     def pass_ticks(self, ticks: int = 1000) -> World:
@@ -645,6 +691,24 @@ def test_one_process_at_a_time_is_restarted_for_the_total_the_largest_first(
     world = World(monkeypatch, '-t 500MB', a=loads(300, 9000, 300), b=loads(310, 9000, 310),
                   c=loads(10, 9000, 10)).pass_ticks(1)
     assert world.restarts == [(0, 'b'), (1, 'a')]  # each looked at a second after the last
+
+
+def test_total_does_not_wait_for_what_before_lets_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 500MB -p b=100MB', a=lambda uptime: 400.0,
+                  b=lambda uptime: 200.0)
+    world.outcomes = {'b': 'postponed'}
+    assert {name for _, name in world.pass_ticks(1).restarts} == {'b'}
+    assert 'a' in {name for _, name in world.pass_ticks(1).restarts}
+
+
+@pytest.mark.parametrize('args', ['-a 500MB', '-t 500MB'])
+def test_each_excess_that_is_put_off_is_told_and_told_again_after_an_hour(
+        args: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, args, web=swings(100, 600, 4 * H))
+    world.outcomes = {'web': 'postponed'}
+    world.pass_ticks()
+    assert world.said('postponed') == [2 * H, 6 * H, 10 * H, 14 * H]
+    assert world.said('postponed for an hour') == [3 * H, 7 * H, 11 * H, 15 * H]
 
 
 def test_what_is_restarted_for_its_own_limit_goes_before_the_total(

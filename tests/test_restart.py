@@ -568,6 +568,23 @@ def test_total_restarts_the_largest_and_no_other(
     assert (supervisord.path / 'after').read_text() == f'{100 << 20} .\n'
 
 
+def test_total_costs_no_process_that_has_made_itself_small(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    """The total is over its limit still, because of another one."""
+    supervisord = start_supervisord(section('web', '--mb', '90', '--frees', 'free')
+                                    + section('other', '--file', 'mb'))
+    web, = supervisord.wait_big('web', mb=85)
+    supervisord.wait_up('other')
+    free = ('touch free; echo 130 > mb; '
+            'until test $(ps -o rss= -p $MEMMON_PID) -lt 30000; do sleep 0.05; done; sleep 1')
+    listener = start_listener(supervisord, '-t', '80MB', '-p', 'other=none',
+                              '-o', f'before={free}')
+    listener.send()
+    listener.wait_log('INFO memmon: not restarted web:web: total PSS ')
+    assert '; it is now total PSS ' in listener.log()
+    assert supervisord.pid('web') == web
+
+
 # What is next for a stopped process, and what waits for what: without any process.
 
 OLD = memmon.Process('web', 'web', 7, 1000, 0, 1100, ProcessStates.RUNNING, 'RUNNING', '', 0)
@@ -810,6 +827,28 @@ def test_sibling_is_waited_for_with_an_end(sibling: str, secs: int,
 
 
 # Workers.
+
+
+class FailsAgain(ShowsOneAfterTheOther):
+    """A server whose supervisord goes on with a start that fails, and gives up in the end."""
+
+    def start(self, namespec: str) -> None:
+        self.states = [seen('BACKOFF', start=1800, stop=1801, now=1801),
+                       seen('FATAL', start=1807, stop=1808, now=1810)]
+
+
+def test_last_try_is_waited_for_and_tries_of_supervisord_are_none_of_an_operator(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(memmon, 'time', SimpleNamespace(
+        monotonic=lambda: now[0], sleep=lambda secs: now.append(now.pop() + secs)))
+    monkeypatch.setattr(memmon, 'FATAL_PAUSES', (memmon.ORPHAN_PATIENCE_SECS + 60,))
+    server: Any = FailsAgain(seen('FATAL', start=1107))
+    site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
+    line = list(memmon.Restarting(job('web:web', is_owed=True), site, {}, 1).lines())[-1]
+    assert (line.event, line.tried) == ('gave up starting', 1810)
+    assert '; it is FATAL: ' in line.text
+
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
