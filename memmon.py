@@ -1241,13 +1241,14 @@ class History:
             return
         if reading.is_exact:
             self.course.add(now, memory)
-        self.secs = now - self.seen_at
-        self.seen_at = now
+        last, self.seen_at = self.seen_at, now
+        self.secs = now - last
         if memory > reading.soft:
             self.over_since = now if self.over_since is None else self.over_since
             self.over_last = now
+            # The first look after the minute counts as well: a tick is up to a second late.
             self.vain = {level: vain._replace(weight=max(vain.weight, memory))
-                         if now <= vain.since + WEIGHING_SECS else vain
+                         if last < vain.since + WEIGHING_SECS else vain
                          for level, vain in self.vain.items()}
         elif self.over_since is not None or self.vain:
             self.over_since, self.refused = None, ''
@@ -2906,6 +2907,10 @@ class Listener:
         has_before = 'before' in dict(self.options.on)
         waits = [math.inf]
         for history in self.monitor.limited:
+            for vain in history.vain.values():  # what was in vain is weighed for a minute
+                secs = vain.since + WEIGHING_SECS - now
+                if history.seen_at < vain.since + WEIGHING_SECS and secs < left:
+                    waits.append(max(least, secs))
             rate = history.rate
             if rate > 0 and history.reading:
                 size = next_size(history, self.options, now,

@@ -395,6 +395,15 @@ def test_look_before_the_next_tick(args: str, interval: int, memory: int, rate: 
     assert listener.look_at == (None if secs is None else pytest.approx(1000 + secs))
 
 
+@pytest.mark.parametrize('seen_at, secs', [(1000.0, 50), (1050.0, None)])
+def test_what_was_in_vain_is_weighed_after_a_minute(seen_at: float, secs: float | None) -> None:
+    listener = growing('-a 100MB', 3600, 110 * MB, 0)
+    history = listener.monitor.limited[0]
+    history.vain, history.seen_at = {'soft': memmon.Vain(990.0, 110 * MB)}, seen_at
+    listener.plan_look(1000.0, 0)
+    assert listener.look_at == (None if secs is None else 1000 + secs)
+
+
 @pytest.mark.parametrize('args, memory, rate, took, secs', [
     ('-t 100MB', 50, 5, 0, 5),
     ('-t 100MB', 99, 5, 0, 0.5),              # half a second: at its limit the kernel may kill
