@@ -2804,6 +2804,8 @@ class Listener:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
                 return [(other, part, total)]
+            if verdict == VAIN and since == now:
+                return []  # looks may be too close for growth to show: the next one tells
         if is_tick and 'total too low' not in self.said and not self.workers.jobs():
             self.said.add('total too low')
             self.report(Report('total too low', f'total {describe_excess(total)}, but there is '
@@ -2921,7 +2923,12 @@ class Listener:
         if self.options.total and total and rate > 0:
             for size in (total.soft, total.hard)[bool(self.options.patience):]:
                 secs = (size - (total.memory or 0)) / rate
-                waits.append(max(least, secs) / 2 if 0 < secs < left else math.inf)
+                waits.append(max(least, secs) / 2 if 0 <= secs < left else math.inf)
+            if total.level == SOFT and not self.options.patience and any(
+                    other.part and judge(other.part, other, self.options, now, total) == VAIN
+                    for other in self.monitor.running):
+                secs = 1.5 * TOTAL_GROWTH * total.soft / rate  # until growth tells the cause
+                waits.append(max(least / 2, secs) if secs < left else math.inf)
         if min(waits) < math.inf:
             self.look_at = now + min(waits)
 

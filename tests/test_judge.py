@@ -614,6 +614,22 @@ def test_total_restarts_the_leak_and_not_what_is_large(monkeypatch: pytest.Monke
     assert names.count('db') <= 1 + 1000 * 60 // 600 and names.count('web') >= 5
 
 
+@pytest.mark.parametrize('mb_per_sec', [1, 2, 3])
+def test_leak_that_brings_the_total_over_again_is_seen_before_the_next_tick_and_nothing_else_pays(
+        mb_per_sec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a look half a second after the last, it has not grown by 1 % of the total's limit."""
+    sizes: list[float] = []
+
+    def leak(uptime: float) -> float:
+        sizes.append(20 + mb_per_sec * uptime)
+        return sizes[-1]
+
+    world = World(monkeypatch, '-t 200MB', web=leak, calm=lambda uptime: 30)
+    world.now = 48
+    world.pass_ticks()
+    assert {name for _, name in world.restarts} == {'web'} and max(sizes) < 175
+
+
 def test_total_that_no_restart_helps_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, '-t 500MB', a=lambda uptime: 300.0, b=lambda uptime: 290.0)
     world.pass_ticks(9)  # less than ten minutes

@@ -408,6 +408,7 @@ def test_what_was_in_vain_is_weighed_after_a_minute(seen_at: float, secs: float 
     ('-t 100MB', 50, 5, 0, 5),
     ('-t 100MB', 99, 5, 0, 0.5),              # half a second: at its limit the kernel may kill
     ('-t 100MB', 99, 5, 0.05, 2.5),
+    ('-t 100MB', 100, 5, 0, 0.5),             # it is not over yet
     ('-t 100MB', 101, 5, 0, None),            # it is over, and judged at each look
     ('-t 100MB..200MB', 101, 5, 0, 9.9),
     ('-t 100MB..200MB -f 5m', 50, 5, 0, 15),
