@@ -820,6 +820,7 @@ class Process(NamedTuple):
         return self.pid, self.start
 
 
+LAST_SECOND = 2 ** 31 - 1  # of 2038: XML-RPC has no larger integers, and all times stay there
 PROCESS_TYPES = get_type_hints(Process)
 UP_STATES = (ProcessStates.STARTING, ProcessStates.RUNNING)
 
@@ -1095,7 +1096,7 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
         if exactly:
             memory, unread = measure_exactly(processes, pids, measure)
     uptime = None
-    if process.start < 2 ** 31 - 1:  # XML-RPC has no integers after that second of 2038
+    if process.start < LAST_SECOND:
         uptime = int(now or time.time()) - process.start
         if uptime < 0:  # the clock was set back
             uptime = 0
@@ -2033,7 +2034,7 @@ def is_moving(seen: Process, is_young: bool) -> bool:
     When memmon is young, the worker of the one before may go on with what has failed to start.
     """
     if seen.state == ProcessStates.STOPPED:
-        return 0 <= seen.now - seen.stop < 3
+        return seen.stop < LAST_SECOND and 0 <= seen.now - seen.stop < 3
     if seen.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
         return is_young and lost_before(seen, 0) is not None
     return seen.state in (ProcessStates.STARTING, ProcessStates.STOPPING)
@@ -2530,7 +2531,7 @@ def lost_before(process: Process, now: float) -> Lost | None:
     if process.state == ProcessStates.STOPPING:
         return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
     ago = process.now - process.stop
-    if not process.stop or not 0 <= ago < ORPHAN_PATIENCE_SECS:
+    if not 0 < process.stop < LAST_SECOND or not 0 <= ago < ORPHAN_PATIENCE_SECS:
         return None
     if process.state == ProcessStates.STOPPED:
         return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
