@@ -2718,7 +2718,7 @@ class Listener:
         except Exception as error:  # a tick survives anything
             failure = MeasureError(f'{type(error).__name__}: {one_line(error)}')
             log_failure('a look failed', error)
-        if is_tick or not failure:
+        if is_tick:
             self.say_blind(failure)
         self.plan_look(time.monotonic(), time.process_time() - used)
         if self.write_metrics and is_tick:
@@ -2886,7 +2886,8 @@ class Listener:
             self.report(report)
             self.monitor.named = None  # whatever the pids say: a pid can come back
             if self.interval:
-                self.look_at = now + LOOK_SECS  # a leak goes on where it was killed, too
+                # A leak goes on where it was killed, too.
+                self.look_at = min(self.look_at or math.inf, now + LOOK_SECS)
 
     def say_postponed(self, history: History, report: Report, now: float) -> None:
         """Report that a `before` command asked to wait: once, and once more after an hour."""

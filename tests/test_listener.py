@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_server import StartFakeServer
@@ -402,6 +403,28 @@ def test_what_was_in_vain_is_weighed_after_a_minute(seen_at: float, secs: float 
     history.vain, history.seen_at = {'soft': memmon.Vain(990.0, 110 * MB)}, seen_at
     listener.plan_look(1000.0, 0)
     assert listener.look_at == (None if secs is None else 1000 + secs)
+
+
+def test_restart_brings_a_look_in_a_second_and_puts_none_off(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = growing('-a 100MB', 60, 110 * MB, 0)
+    history = listener.monitor.limited[0]
+    assert history.reading
+    monkeypatch.setattr(memmon, 'time', SimpleNamespace(monotonic=lambda: 1000.0))
+    for planned, look_at in ((None, 1001), (1030.0, 1001), (1000.2, 1000.2)):
+        listener.look_at = planned
+        listener.take([(memmon.Job(history, history.reading, None), memmon.Line('restarted'))])
+        assert listener.look_at == look_at
+
+
+def test_blindness_is_counted_and_reported_at_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = growing('-a 100MB', 60, 50 * MB, 0)
+    monkeypatch.setattr(listener.monitor, 'look', lambda now: [])
+    listener.blind_ticks = 2
+    listener.look(is_tick=False)
+    assert listener.blind_ticks == 2
+    listener.look(is_tick=True)
+    assert listener.blind_ticks == 0
 
 
 @pytest.mark.parametrize('args, memory, rate, took, secs', [
