@@ -2353,7 +2353,7 @@ class Monitor:
                                         options, False, clock))
                  for history in (self.running if everything or options.metrics else self.limited)]
         if MEASURES[options.kind].fields:
-            pairs = self.refine(processes, pairs, everything or self.counts_always)
+            pairs = self.refine(processes, pairs, everything)
         for history, reading in pairs:
             history.note(reading, now)
             if (reading.uptime or 0) >= history.wrapper_due and not (
@@ -2363,8 +2363,8 @@ class Monitor:
             self.look_at_total(processes, children, options.total, now)
         return pairs
 
-    def refine(self, processes: Processes, pairs: list[tuple[History, Reading]], always: bool
-               ) -> list[tuple[History, Reading]]:
+    def refine(self, processes: Processes, pairs: list[tuple[History, Reading]],
+               everything: bool) -> list[tuple[History, Reading]]:
         """Return readings as their limit counts, where their bound is a reason to read that.
 
         That may take a second; what was not read then keeps the memory of its last reading.
@@ -2375,8 +2375,8 @@ class Monitor:
         for place in order:
             history, reading = pairs[place]
             last = history.reading
-            if reading.bound is None or not (always and reading.limit) and (
-                    reading.bound <= reading.soft):
+            is_counted = everything or self.counts_always and reading.soft != math.inf
+            if reading.bound is None or not is_counted and reading.bound <= reading.soft:
                 continue
             if time.monotonic() < deadline or not last or not last.is_exact:
                 reading = take_reading(processes, reading.process, reading.limit,
