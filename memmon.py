@@ -2378,21 +2378,24 @@ class Monitor:
             is_counted = everything or self.counts_always and reading.soft != math.inf
             if reading.bound is None or not is_counted and reading.bound <= reading.soft:
                 continue
-            if time.monotonic() < deadline or not last or not last.is_exact:
-                reading = take_reading(processes, reading.process, reading.limit,
-                                       (reading.soft, reading.hard), self.options, True)
-            else:
-                reading = reading._replace(memory=last.memory, is_exact=True)
-            self.say_unread(reading)
-            pairs[place] = history, reading
+            pairs[place] = history, self.read_exactly(processes, reading, last, deadline)
         return pairs
 
-    def say_unread(self, reading: Reading) -> None:
-        """Log once that the measure of a process cannot be read."""
+    def read_exactly(self, processes: Processes, reading: Reading, last: Reading | None,
+                     deadline: float) -> Reading:
+        """Return a reading as its limit counts, after the deadline with the memory of the last.
+
+        Log once that what counts cannot be read.
+        """
+        if time.monotonic() >= deadline and last and last.is_exact:
+            return reading._replace(memory=last.memory, is_exact=True)
+        reading = take_reading(processes, reading.process, reading.limit,
+                               (reading.soft, reading.hard), self.options, True)
         if reading.unread and 'unread' not in self.said:
             self.said.add('unread')
             log.warning('the %s of %s cannot be read (%s): the RSS counts there', reading.measure,
                         reading.process.namespec, name_pids(reading.unread))
+        return reading
 
     def look_at_total(self, processes: Processes, children: Iterable[int], limit: Limit,
                       now: float) -> None:
@@ -2404,11 +2407,12 @@ class Monitor:
                     for pid in children]
         whole = add_up(readings, limit, sizes)
         if whole.level:
-            readings = [take_reading(processes, reading.process, limit, sizes, self.options, True)
-                        for reading in readings]
+            deadline = time.monotonic() + DEAR_SECS
+            readings.sort(key=lambda reading: reading.bound or 0, reverse=True)
+            parts = {pid: history.part for pid, history in by_pid.items()}
+            readings = [self.read_exactly(processes, reading, parts.get(reading.process.pid),
+                                          deadline) for reading in readings]
             whole = add_up(readings, limit, sizes)._replace(is_exact=True)
-            for reading in readings:
-                self.say_unread(reading)
         was_over, secs = total.over_since is not None, now - total.seen_at
         total.note(whole, now)
         self.total_rate = 0.0  # of all that grow: one that ends makes the others no slower

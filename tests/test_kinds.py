@@ -83,6 +83,24 @@ def test_measures_of_shared_memory_and_of_a_mapped_file(shared: Supervisord) -> 
             assert reading.memory == pytest.approx(exact, rel=0.1), (kind, limit)
 
 
+def readings_of(monitor: memmon.Monitor) -> list[Reading]:
+    histories = [*monitor.histories.values(), monitor.total]
+    return [history.reading for history in histories if history.reading]
+
+
+@pytest.mark.parametrize('args', ['-c -k private -a 55MB', '-t 130MB'])
+def test_what_there_is_no_time_to_read_keeps_its_last_value(
+        args: str, shared: Supervisord, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = memmon.Monitor(memmon.parse_args(args.split()),
+                             memmon.Server(shared.env['SUPERVISOR_SERVER_URL']))
+    monkeypatch.setattr(memmon, 'DEAR_SECS', 0)
+    monitor.look(1)  # nothing has a last value yet
+    first = [reading.memory for reading in readings_of(monitor)]
+    monkeypatch.setattr(memmon, 'read_rollup', lambda *_: pytest.fail('it was read'))
+    monitor.look(2)
+    assert [reading.memory for reading in readings_of(monitor)] == first
+
+
 def test_what_is_private_is_restarted_and_a_mapped_file_is_not(
         shared: Supervisord, start_listener: StartListener) -> None:
     fork, maps = shared.pid('fork'), shared.pid('maps')
