@@ -821,6 +821,7 @@ class Process(NamedTuple):
         return self.pid, self.start
 
 
+LAST_SECOND = 2 ** 31 - 1  # of 2038: XML-RPC has no larger integers, and all times stay there
 PROCESS_TYPES = get_type_hints(Process)
 UP_STATES = (ProcessStates.STARTING, ProcessStates.RUNNING)
 
@@ -1096,7 +1097,7 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
         if exactly:
             memory, unread = measure_exactly(processes, pids, measure)
     uptime = None
-    if process.start < 2 ** 31 - 1:  # XML-RPC has no integers after that second of 2038
+    if process.start < LAST_SECOND:
         uptime = int(now or time.time()) - process.start
         if uptime < 0:  # the clock was set back
             uptime = 0
@@ -1245,13 +1246,14 @@ class History:
             return
         if reading.is_exact:
             self.course.add(now, memory)
-        self.secs = now - self.seen_at
-        self.seen_at = now
+        last, self.seen_at = self.seen_at, now
+        self.secs = now - last
         if memory > reading.soft:
             self.over_since = now if self.over_since is None else self.over_since
             self.over_last = now
+            # The first look after the minute counts as well: a tick is up to a second late.
             self.vain = {level: vain._replace(weight=max(vain.weight, memory))
-                         if now <= vain.since + WEIGHING_SECS else vain
+                         if last < vain.since + WEIGHING_SECS else vain
                          for level, vain in self.vain.items()}
         elif self.over_since is not None or self.vain:
             self.over_since, self.refused = None, ''
@@ -2052,7 +2054,7 @@ def is_moving(seen: Process, is_young: bool) -> bool:
     When memmon is young, the worker of the one before may go on with what has failed to start.
     """
     if seen.state == ProcessStates.STOPPED:
-        return 0 <= seen.now - seen.stop < 3
+        return seen.stop < LAST_SECOND and 0 <= seen.now - seen.stop < 3
     if seen.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
         return is_young and lost_before(seen, 0) is not None
     return seen.state in (ProcessStates.STARTING, ProcessStates.STOPPING)
@@ -2370,7 +2372,7 @@ class Monitor:
                                         options, False, clock))
                  for history in (self.running if everything or options.metrics else self.limited)]
         if MEASURES[options.kind].fields:
-            pairs = self.refine(processes, pairs, everything or self.counts_always)
+            pairs = self.refine(processes, pairs, everything)
         for history, reading in pairs:
             history.note(reading, now)
             if (reading.uptime or 0) >= history.wrapper_due and not (
@@ -2380,8 +2382,8 @@ class Monitor:
             self.look_at_total(processes, children, options.total, now)
         return pairs
 
-    def refine(self, processes: Processes, pairs: list[tuple[History, Reading]], always: bool
-               ) -> list[tuple[History, Reading]]:
+    def refine(self, processes: Processes, pairs: list[tuple[History, Reading]],
+               everything: bool) -> list[tuple[History, Reading]]:
         """Return readings as their limit counts, where their bound is a reason to read that.
 
         That may take a second; what was not read then keeps the memory of its last reading.
@@ -2392,24 +2394,27 @@ class Monitor:
         for place in order:
             history, reading = pairs[place]
             last = history.reading
-            if reading.bound is None or not (always and reading.limit) and (
-                    reading.bound <= reading.soft):
+            is_counted = everything or self.counts_always and reading.soft != math.inf
+            if reading.bound is None or not is_counted and reading.bound <= reading.soft:
                 continue
-            if time.monotonic() < deadline or not last or not last.is_exact:
-                reading = take_reading(processes, reading.process, reading.limit,
-                                       (reading.soft, reading.hard), self.options, True)
-            else:
-                reading = reading._replace(memory=last.memory, is_exact=True)
-            self.say_unread(reading)
-            pairs[place] = history, reading
+            pairs[place] = history, self.read_exactly(processes, reading, last, deadline)
         return pairs
 
-    def say_unread(self, reading: Reading) -> None:
-        """Log once that the measure of a process cannot be read."""
+    def read_exactly(self, processes: Processes, reading: Reading, last: Reading | None,
+                     deadline: float) -> Reading:
+        """Return a reading as its limit counts, after the deadline with the memory of the last.
+
+        Log once that what counts cannot be read.
+        """
+        if time.monotonic() >= deadline and last and last.is_exact:
+            return reading._replace(memory=last.memory, is_exact=True)
+        reading = take_reading(processes, reading.process, reading.limit,
+                               (reading.soft, reading.hard), self.options, True)
         if reading.unread and 'unread' not in self.said:
             self.said.add('unread')
             log.warning('the %s of %s cannot be read (%s): the RSS counts there', reading.measure,
                         reading.process.namespec, name_pids(reading.unread))
+        return reading
 
     def look_at_total(self, processes: Processes, children: Iterable[int], limit: Limit,
                       now: float) -> None:
@@ -2421,11 +2426,12 @@ class Monitor:
                     for pid in children]
         whole = add_up(readings, limit, sizes)
         if whole.level:
-            readings = [take_reading(processes, reading.process, limit, sizes, self.options, True)
-                        for reading in readings]
+            deadline = time.monotonic() + DEAR_SECS
+            readings.sort(key=lambda reading: reading.bound or 0, reverse=True)
+            parts = {pid: history.part for pid, history in by_pid.items()}
+            readings = [self.read_exactly(processes, reading, parts.get(reading.process.pid),
+                                          deadline) for reading in readings]
             whole = add_up(readings, limit, sizes)._replace(is_exact=True)
-            for reading in readings:
-                self.say_unread(reading)
         was_over, secs = total.over_since is not None, now - total.seen_at
         total.note(whole, now)
         self.total_rate = 0.0  # of all that grow: one that ends makes the others no slower
@@ -2548,7 +2554,7 @@ def lost_before(process: Process, now: float) -> Lost | None:
     if process.state == ProcessStates.STOPPING:
         return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
     ago = process.now - process.stop
-    if not process.stop or not 0 <= ago < ORPHAN_PATIENCE_SECS:
+    if not 0 < process.stop < LAST_SECOND or not 0 <= ago < ORPHAN_PATIENCE_SECS:
         return None
     if process.state == ProcessStates.STOPPED:
         return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
@@ -2735,7 +2741,7 @@ class Listener:
         except Exception as error:  # a tick survives anything
             failure = MeasureError(f'{type(error).__name__}: {one_line(error)}')
             log_failure('a look failed', error)
-        if is_tick or not failure:
+        if is_tick:
             self.say_blind(failure)
         self.plan_look(time.monotonic(), time.process_time() - used)
         if self.write_metrics and is_tick:
@@ -2826,6 +2832,8 @@ class Listener:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
                 return [(other, part, total)]
+            if verdict == VAIN and since == now:
+                return []  # looks may be too close for growth to show: the next one tells
         if is_tick and 'total too low' not in self.said and not self.workers.jobs():
             self.said.add('total too low')
             self.report(Report('total too low', f'total {describe_excess(total)}, but there is '
@@ -2905,7 +2913,8 @@ class Listener:
             self.report(report)
             self.monitor.named = None  # whatever the pids say: a pid can come back
             if self.interval:
-                self.look_at = now + LOOK_SECS  # a leak goes on where it was killed, too
+                # A leak goes on where it was killed, too.
+                self.look_at = min(self.look_at or math.inf, now + LOOK_SECS)
 
     def say_postponed(self, history: History, report: Report, now: float) -> None:
         """Report that a `before` command asked to wait: once, and once more after an hour."""
@@ -2930,6 +2939,10 @@ class Listener:
         has_before = 'before' in dict(self.options.on)
         waits = [math.inf]
         for history in self.monitor.limited:
+            for vain in history.vain.values():  # what was in vain is weighed for a minute
+                secs = vain.since + WEIGHING_SECS - now
+                if history.seen_at < vain.since + WEIGHING_SECS and secs < left:
+                    waits.append(max(least, secs))
             rate = history.rate
             if rate > 0 and history.reading:
                 size = next_size(history, self.options, now,
@@ -2940,7 +2953,12 @@ class Listener:
         if self.options.total and total and rate > 0:
             for size in (total.soft, total.hard)[bool(self.options.patience):]:
                 secs = (size - (total.memory or 0)) / rate
-                waits.append(max(least, secs) / 2 if 0 < secs < left else math.inf)
+                waits.append(max(least, secs) / 2 if 0 <= secs < left else math.inf)
+            if total.level == SOFT and not self.options.patience and any(
+                    other.part and judge(other.part, other, self.options, now, total) == VAIN
+                    for other in self.monitor.running):
+                secs = 1.5 * TOTAL_GROWTH * total.soft / rate  # until growth tells the cause
+                waits.append(max(least / 2, secs) if secs < left else math.inf)
         if min(waits) < math.inf:
             self.look_at = now + min(waits)
 

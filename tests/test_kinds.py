@@ -24,12 +24,12 @@ pytestmark = pytest.mark.skipif(
 FIELDS = {'rss': ('Rss',), 'pss': ('Pss',), 'private': ('Pss_Anon', 'Pss_Shmem', 'SwapPss')}
 
 
-def look(supervisord: Supervisord, args: str) -> dict[str, Reading]:
+def look(supervisord: Supervisord, args: str, everything: bool = False) -> dict[str, Reading]:
     """Return what a memmon with these options measures: each process, and the total."""
     monitor = memmon.Monitor(memmon.parse_args(args.split()),
                              memmon.Server(supervisord.env['SUPERVISOR_SERVER_URL']))
     readings = {history.process.name: reading
-                for history, reading in monitor.look(time.monotonic())}
+                for history, reading in monitor.look(time.monotonic(), everything)}
     total = monitor.total.reading
     return {**readings, 'total': total} if total else readings
 
@@ -77,9 +77,28 @@ def test_measures_of_shared_memory_and_of_a_mapped_file(shared: Supervisord) -> 
             args, readings)
     pid = shared.pid('fork')
     for kind, fields in FIELDS.items():
-        reading = look(shared, f'-c -k {kind} -a 1MB')['fork']
         exact = sum(memmon.read_rollup(each, fields) or 0 for each in (pid, *descendants_of(pid)))
-        assert reading.memory == pytest.approx(exact, rel=0.1), kind
+        for limit in ('-a 1MB', '-p maps=1MB'):  # --check shows what has no limit as well
+            reading = look(shared, f'-c -k {kind} {limit}', limit != '-a 1MB')['fork']
+            assert reading.memory == pytest.approx(exact, rel=0.1), (kind, limit)
+
+
+def readings_of(monitor: memmon.Monitor) -> list[Reading]:
+    histories = [*monitor.histories.values(), monitor.total]
+    return [history.reading for history in histories if history.reading]
+
+
+@pytest.mark.parametrize('args', ['-c -k private -a 55MB', '-t 130MB'])
+def test_what_there_is_no_time_to_read_keeps_its_last_value(
+        args: str, shared: Supervisord, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = memmon.Monitor(memmon.parse_args(args.split()),
+                             memmon.Server(shared.env['SUPERVISOR_SERVER_URL']))
+    monkeypatch.setattr(memmon, 'DEAR_SECS', 0)
+    monitor.look(1)  # nothing has a last value yet
+    first = [reading.memory for reading in readings_of(monitor)]
+    monkeypatch.setattr(memmon, 'read_rollup', lambda *_: pytest.fail('it was read'))
+    monitor.look(2)
+    assert [reading.memory for reading in readings_of(monitor)] == first
 
 
 def test_what_is_private_is_restarted_and_a_mapped_file_is_not(

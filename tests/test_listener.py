@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_server import StartFakeServer
@@ -395,10 +396,42 @@ def test_look_before_the_next_tick(args: str, interval: int, memory: int, rate: 
     assert listener.look_at == (None if secs is None else pytest.approx(1000 + secs))
 
 
+@pytest.mark.parametrize('seen_at, secs', [(1000.0, 50), (1050.0, None)])
+def test_what_was_in_vain_is_weighed_after_a_minute(seen_at: float, secs: float | None) -> None:
+    listener = growing('-a 100MB', 3600, 110 * MB, 0)
+    history = listener.monitor.limited[0]
+    history.vain, history.seen_at = {'soft': memmon.Vain(990.0, 110 * MB)}, seen_at
+    listener.plan_look(1000.0, 0)
+    assert listener.look_at == (None if secs is None else 1000 + secs)
+
+
+def test_restart_brings_a_look_in_a_second_and_puts_none_off(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = growing('-a 100MB', 60, 110 * MB, 0)
+    history = listener.monitor.limited[0]
+    assert history.reading
+    monkeypatch.setattr(memmon, 'time', SimpleNamespace(monotonic=lambda: 1000.0))
+    for planned, look_at in ((None, 1001), (1030.0, 1001), (1000.2, 1000.2)):
+        listener.look_at = planned
+        listener.take([(memmon.Job(history, history.reading, None), memmon.Line('restarted'))])
+        assert listener.look_at == look_at
+
+
+def test_blindness_is_counted_and_reported_at_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = growing('-a 100MB', 60, 50 * MB, 0)
+    monkeypatch.setattr(listener.monitor, 'look', lambda now: [])
+    listener.blind_ticks = 2
+    listener.look(is_tick=False)
+    assert listener.blind_ticks == 2
+    listener.look(is_tick=True)
+    assert listener.blind_ticks == 0
+
+
 @pytest.mark.parametrize('args, memory, rate, took, secs', [
     ('-t 100MB', 50, 5, 0, 5),
     ('-t 100MB', 99, 5, 0, 0.5),              # half a second: at its limit the kernel may kill
     ('-t 100MB', 99, 5, 0.05, 2.5),
+    ('-t 100MB', 100, 5, 0, 0.5),             # it is not over yet
     ('-t 100MB', 101, 5, 0, None),            # it is over, and judged at each look
     ('-t 100MB..200MB', 101, 5, 0, 9.9),
     ('-t 100MB..200MB -f 5m', 50, 5, 0, 15),

@@ -621,6 +621,7 @@ def test_next_step_for_a_stopped_process(
     (seen('RUNNING'), False), (seen('STARTING'), True), (seen('STOPPING', pid=7), True),
     (seen('STOPPED', stop=1109), True),    # perhaps by a worker that is about to start it
     (seen('STOPPED', stop=1105), False), (seen('STOPPED', stop=1200), False),
+    (seen('STOPPED', stop=memmon.LAST_SECOND, now=memmon.LAST_SECOND), False),  # after 2038
     (seen('BACKOFF'), False), (seen('FATAL'), False), (seen('EXITED'), False),
 ])
 def test_sibling_that_is_on_its_way_is_waited_for(process: memmon.Process, moves: bool) -> None:
@@ -632,6 +633,7 @@ def test_sibling_that_is_on_its_way_is_waited_for(process: memmon.Process, moves
     (seen('BACKOFF', stop=1109), True), (seen('FATAL', stop=1109), True),
     (seen('FATAL', stop=500), False), (seen('FATAL', stop=1200), False),  # the clock was set back
     (seen('EXITED', stop=1109), False), (seen('RUNNING'), False),
+    (seen('FATAL', stop=memmon.LAST_SECOND, now=memmon.LAST_SECOND), False),  # after 2038
 ])
 def test_sibling_that_a_worker_of_the_memmon_before_may_bring_back_is_waited_for(
         process: memmon.Process, moves: bool) -> None:
