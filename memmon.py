@@ -841,7 +841,10 @@ class DeadlineSocket(socket.socket):
     deadline = 0.0  # of time.monotonic()
 
     def recv_into(self, *args: Any) -> int:
-        self.settimeout(max(0.001, self.deadline - time.monotonic()))
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise socket.timeout('timed out')
+        self.settimeout(left)
         return super().recv_into(*args)
 
 
@@ -959,7 +962,7 @@ def refusal(fault: Fault, url: str) -> Exception:
 
 def show_url(url: str) -> str:
     """Return a URL without the password that somebody may have put into it."""
-    return one_line(re.sub('//.*@', '//', url))
+    return one_line(re.sub(r'^(\w+://)?.*@', r'\1', url, flags=re.S))
 
 
 # What went wrong with a connection, the most special first, and what to do about it.
@@ -3133,6 +3136,7 @@ def replace_file(path: str, content: bytes) -> None:
     try:
         with open(descriptor, 'wb') as file:
             file.write(content)
+            file.flush()
             os.fchmod(file.fileno(), 0o644)
         os.replace(draft, path)
     except OSError:

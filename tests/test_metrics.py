@@ -221,18 +221,18 @@ def test_file_is_readable_by_others_and_never_half_written(tmp_path: Path) -> No
 
 def test_draft_is_for_nobody_else_until_it_is_whole(tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    drafts: list[tuple[str, int]] = []
+    drafts: list[tuple[str, int, bytes]] = []
     fchmod = os.fchmod
 
     def look(descriptor: int, mode: int) -> None:
-        drafts.extend((path.name, stat.S_IMODE(path.stat().st_mode))
+        drafts.extend((path.name, stat.S_IMODE(path.stat().st_mode), path.read_bytes())
                       for path in tmp_path.iterdir())
         fchmod(descriptor, mode)
 
     monkeypatch.setattr(os, 'fchmod', look)
     memmon.replace_file(str(tmp_path / 'memmon.prom'), b'x')
-    [(name, mode)] = drafts
-    assert mode == 0o600 and not name.endswith('.prom')
+    [(name, mode, content)] = drafts
+    assert (mode, content) == (0o600, b'x') and not name.endswith('.prom')
 
 
 PLANTS: dict[str, Callable[[Path, Path], None]] = {

@@ -57,6 +57,8 @@ def test_process_is_not_made_of_anything_else(info: object) -> None:
     ('http://bob:s/ecret@localhost:9001', 'http://localhost:9001'),
     ('http://:secret@localhost', 'http://localhost'),
     ('tcp://bob:secret@localhost', 'tcp://localhost'),
+    ('bob:secret@localhost:9001', 'localhost:9001'), ('bob:s//ecret@localhost', 'localhost'),
+    ('http:bob:secret@localhost', 'localhost'), ('http://bob:sec\nret@localhost', 'http://localhost'),
     ('http://local\x1b[31mhost', r'http://local\x1b[31mhost'),
 ])
 def test_url_is_shown_without_password_and_escapes(url: str, shown: str) -> None:
@@ -214,6 +216,17 @@ def test_a_call_ends_in_time_however_slowly_the_answer_comes(
         server.pid()
     assert 0.9 < time.monotonic() - began < 8
     assert open_connections() == []
+
+
+def test_answer_that_always_has_more_to_read_ends_in_time() -> None:
+    writer, other = socket.socketpair()
+    with writer, memmon.DeadlineSocket(fileno=other.detach()) as reader:
+        writer.sendall(b'xx')
+        reader.deadline = time.monotonic() + 10
+        assert reader.recv_into(bytearray(1)) == 1
+        reader.deadline = time.monotonic() - 1
+        with pytest.raises(socket.timeout):
+            reader.recv_into(bytearray(1))
 
 
 def test_connection_to_a_full_backlog_ends_in_time(tmp_path: Path) -> None:
