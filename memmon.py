@@ -203,7 +203,7 @@ def parse_addresses(text: str) -> tuple[str, ...]:
             atoms.fullmatch(address) and (part == address or part.endswith(f'<{address}>'))
             for part, (_, address) in zip(parts, pairs)):
         raise ValueError(f'{text!r} is not an email address, nor several separated by commas')
-    return tuple(email.utils.formataddr(pair) for pair in pairs)
+    return tuple(email.utils.formataddr((printable(name), address)) for name, address in pairs)
 
 
 def in_unit(size: float, most: float) -> tuple[float, str]:
@@ -243,6 +243,11 @@ def one_line(value: object) -> str:
 def printable(text: str) -> str:
     """Escape what is not printable in a text, such as ESC or an override of the direction."""
     return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def hide_passwords(text: str) -> str:
+    """Return a text without the user names and passwords of its URLs."""
+    return re.sub(r'//\S*@', '//', text)
 
 
 # Options: the arguments in, one immutable Options or a UsageError out.
@@ -492,7 +497,11 @@ def run_for_user(command: str, timeout_secs: float, text: bytes = b'',
     poll = select.poll()
     poll.register(2, select.POLLOUT)
     has_reader = not any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
-    run(command, timeout_secs, text, 2 if has_reader else subprocess.DEVNULL, env)
+    try:
+        run(command, timeout_secs, text, 2 if has_reader else subprocess.DEVNULL, env)
+    finally:
+        with contextlib.suppress(OSError):
+            os.write(2, b'\n')  # what it printed may have no end of its own
 
 
 # Measure: what processes use.
@@ -1598,13 +1607,9 @@ def deliver(delivery: Delivery) -> int:
         event = delivery.variables.get('MEMMON_EVENT', '')
         if event != 'before' or status != os.EX_TEMPFAIL:
             what = f'-o {event} failed' if event else '-s failed, and no mail was sent'
-            log.error('the command %s of %s: %s', one_line(repr(delivery.command)), what,
-                      one_line(error))
+            log.error('the command %s of %s: %s',
+                      one_line(repr(hide_passwords(delivery.command))), what, one_line(error))
         return status
-    finally:
-        if not delivery.text:
-            with contextlib.suppress(OSError):
-                os.write(2, b'\n')  # what it printed may have no end of its own
 
 
 def variables(event: str, report: Report) -> dict[str, str]:
@@ -2783,9 +2788,9 @@ class Listener:
             since = history.said_ever.setdefault('still down', now)
             if history.lost and history.lost.until == math.inf and now - since >= DAY:
                 history.said_ever['still down'] = now
-                self.report(Report('still down', f'it is {process.statename}: {process.spawnerr}; '
-                                   'no other process of its pool is touched',
-                                   about=process.namespec))
+                spawnerr = f': {process.spawnerr}' * bool(process.spawnerr)
+                self.report(Report('still down', f'it is {process.statename}{spawnerr}; no other '
+                                   'process of its pool is touched', about=process.namespec))
 
     def conclude(self, history: History, reading: Reading, total: Reading | None, verdict: str,
                  is_tick: bool, now: float) -> bool:
@@ -3204,7 +3209,7 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
     except OSError as error:
         raise UsageError(f'cannot read {file}: {error.strerror}') from None
     except (ValueError, configparser.Error) as error:
-        raise UsageError(f'{file}: {one_line(error)}; fix it, or set '
+        raise UsageError(f'{file}: {one_line(hide_passwords(str(error)))}; fix it, or set '
                          'SUPERVISOR_SERVER_URL') from None
     return parse_server({
         'SUPERVISOR_USERNAME': client.username or '',

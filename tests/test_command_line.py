@@ -251,6 +251,7 @@ def test_tiny_limit_is_taken_with_a_hint(args: str, hints: list[str]) -> None:
     ('"Smith, Bob" <bob@example.com>, root', ('"Smith, Bob" <bob@example.com>', 'root')),
     ('"Bob"<bob@example.com>', ('Bob <bob@example.com>',)),
     ('Jürgen <j@example.com>', ('=?utf-8?q?J=C3=BCrgen?= <j@example.com>',)),
+    ('J\udcfcrgen <j@example.com>', (r'"J\\udcfcrgen" <j@example.com>',)),  # Latin-1
     (','.join(f'some.one.{n}@mail.example.com' for n in range(28)),
      tuple(f'some.one.{n}@mail.example.com' for n in range(28))),
 ])

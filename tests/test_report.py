@@ -5,6 +5,8 @@ from __future__ import annotations
 import email
 import email.policy
 import logging
+import math
+import os
 import re
 from typing import Any, Dict, Sequence
 
@@ -183,6 +185,20 @@ def test_line_of_a_worker_becomes_a_report(line: Line, fields: Dict[str, Any]) -
     job = Job(History(PROCESS), BIG, TOTAL if 'total' in fields else None)
     assert memmon.report_of(job, line) == Report(
         line.event, 'a', BIG._replace(memory=5 * MB, uptime=99), **fields)
+
+
+def test_process_that_is_still_down_is_named_each_day() -> None:
+    listener = memmon.Listener(options('-a 1 -m bob'), memmon.Server('unix:///none'))
+    down = process('shop:web', FATAL, spawnerr='no such file')
+    history = listener.monitor.histories['shop:web'] = History(down)
+    history.lost = memmon.Lost(1725, math.inf)
+    for now in (0, memmon.DAY - 1, memmon.DAY):
+        assert not listener.workers.deliveries
+        listener.find_blocked(now)
+    [mail] = listener.workers.deliveries
+    assert b'\nSubject: memmon: process shop:web is still down\n' in mail.text
+    assert (b'still down shop:web: it is FATAL: no such file; no other process of its pool is '
+            b'touched\n') in mail.text
 
 
 # Who gets what.
@@ -442,6 +458,8 @@ def test_table_has_no_raw_character(raw: str) -> None:
      "the command 'kill -9 $$' of -o held failed: killed by signal 9"),
     (Delivery('exit 3 # \x1b\u202e', b'', {'MEMMON_EVENT': 'after'}),
      r"the command 'exit 3 # \x1b\u202e' of -o after failed: exit status 3"),
+    (Delivery('exit 3 # bob@x http://bob:s/ecret@x/y', b'', {'MEMMON_EVENT': 'after'}),
+     "the command 'exit 3 # bob@x http://x/y' of -o after failed: exit status 3"),
     (Delivery('true', b'', {'MEMMON_EVENT': 'after'}), ''),
 ])
 def test_command_that_fails_is_named(delivery: Delivery, line: str,
@@ -449,6 +467,14 @@ def test_command_that_fails_is_named(delivery: Delivery, line: str,
     status = memmon.deliver(delivery)
     assert [record.getMessage() for record in caplog.records] == ([line] if line else [])
     assert (status == 0) == (delivery.command == 'true')
+
+
+@pytest.mark.parametrize('text', [b'', b'mail'])
+def test_output_of_a_command_ends_before_the_next_line_of_the_log(
+        text: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(memmon.log, 'error', lambda *_: os.write(2, b'failed\n'))
+    memmon.deliver(Delivery('printf x >&2; exit 1', text, {}))
+    assert capfd.readouterr().err == 'x\nfailed\n'
 
 
 # The table of --check.

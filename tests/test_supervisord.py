@@ -58,7 +58,8 @@ def test_process_is_not_made_of_anything_else(info: object) -> None:
     ('http://:secret@localhost', 'http://localhost'),
     ('tcp://bob:secret@localhost', 'tcp://localhost'),
     ('bob:secret@localhost:9001', 'localhost:9001'), ('bob:s//ecret@localhost', 'localhost'),
-    ('http:bob:secret@localhost', 'localhost'), ('http://bob:sec\nret@localhost', 'http://localhost'),
+    ('http:bob:secret@localhost', 'localhost'),
+    ('http://bob:sec\nret@localhost', 'http://localhost'),
     ('http://local\x1b[31mhost', r'http://local\x1b[31mhost'),
 ])
 def test_url_is_shown_without_password_and_escapes(url: str, shown: str) -> None:
