@@ -2769,7 +2769,8 @@ class Listener:
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
                 due.append((history, reading, None))
         # What is restarted may bring the total down; but not what its `before` lets wait.
-        if self.options.dry_run or all('postponed' in history.said for history, *_ in due):
+        if self.options.dry_run or all('postponed' in history.said and reading.level == SOFT
+                                       for history, reading, _ in due):
             for chosen in self.judge_total(is_tick, now):
                 due = [*(judged for judged in due if judged[0] is not chosen[0]), chosen]
         return due
