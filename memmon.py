@@ -2841,7 +2841,7 @@ class Listener:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
                 return [(other, part, total)]
-            if verdict == VAIN and since == now:
+            if verdict == VAIN and now - since < LOOK_SECS:
                 return []  # looks may be too close for growth to show: the next one tells
         if is_tick and 'total too low' not in self.said and not self.workers.jobs():
             self.said.add('total too low')
