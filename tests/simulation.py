@@ -161,6 +161,7 @@ class World:
         self.lives = 0
         self.can_fork, self.has_jumped = True, False
         self.deaf_until = self.slow_until = NEVER
+        self.planned_at = NEVER  # when supervisord was told to end or to reload
         self.trouble_at = NEVER  # until when the adversary does what is a reason for alarm
         self.logged_errors = 0
         self.rate = rng.choice((0.0, 0.01, 0.03, 0.1))  # of what happens in calls
@@ -694,6 +695,7 @@ class World:
         if 'failed:' in text and 'the command' not in text:
             self.wrong(f'memmon has an error: {text}')
         if (record.levelno >= logging.ERROR and is_planned and self.now - self.trouble_at > 100
+                and self.now - self.planned_at > 0.1  # it may be about an answer from before that
                 and 'the command' not in text):
             self.wrong(f'alarm in a planned shutdown: {text}')
         if program and text.startswith('restarted'):
@@ -895,10 +897,12 @@ class World:
         self.wake(self.supervisord)
 
     def reloads(self, program: Program) -> None:
+        self.planned_at = self.now
         self.operate(('restart',))
 
     def shuts_down(self, program: Program) -> None:
         if self.rng.random() < 0.3:
+            self.planned_at = self.now
             self.operate(('shutdown',))
 
     def updates(self, program: Program) -> None:
