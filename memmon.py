@@ -1502,6 +1502,11 @@ def describe_sizes(reading: Reading) -> str:
     return '..'.join(sizes) or 'none'
 
 
+def describe_use_of_limit(reading: Reading) -> str:
+    """Return what is used of which limit, such as RSS 70.6MB of 200MB (-a 200MB)."""
+    return f'{describe_use(reading)} of {describe_sizes(reading)} ({reading.given})'
+
+
 def describe_excess(reading: Reading) -> str:
     """Return what exceeds which limit, such as RSS 270.6MB is over 200MB (-a 200MB)."""
     size = reading.hard if reading.level == HARD else reading.soft
@@ -1670,7 +1675,7 @@ def describe_process(report: Report, reading: Reading) -> list[tuple[str, str]]:
         ('memory', describe_use(reading)),
         ('total', describe_use(report.total) if report.total else ''),
         ('limit', describe_sizes(judged)),
-        ('set by', judged.limit.given if judged.limit else ''),
+        ('set by', judged.given),
     ]
 
 
@@ -2629,8 +2634,8 @@ def explain_verdict(event: str, history: History, reading: Reading, total: Readi
     cause = describe_cause(reading, total)
     if event == 'near limit':
         growth = history.course.describe(reading.soft - (reading.memory or 0))
-        return (f'{describe_use(reading)} of {describe_sizes(reading)} ({reading.given}), '
-                f'{reading.share or 0:.0%}' + f'; {growth}' * bool(growth))
+        return (f'{describe_use_of_limit(reading)}, {reading.share or 0:.0%}'
+                + f'; {growth}' * bool(growth))
     if event == 'held' and options.restarts:
         times, secs = options.restarts
         return (f'{cause}; memmon has restarted it {times} time{"s" * (times != 1)} within '
@@ -2760,8 +2765,7 @@ class Listener:
         """Report what follows from all readings; return what is to be restarted."""
         if log.isEnabledFor(logging.DEBUG):
             for _, reading in pairs:
-                log.debug('%s: %s of %s (%s)', reading.process.namespec, describe_use(reading),
-                          describe_sizes(reading), reading.given)
+                log.debug('%s: %s', reading.process.namespec, describe_use_of_limit(reading))
         self.find_blocked(now)
         due: list[Judged] = []
         for history, reading in pairs:
@@ -3254,8 +3258,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
         lines += propose_limits(processes, rows, options)
     total = monitor.total.reading
     if total:
-        lines.append(f'total: {describe_use(total)} of {describe_sizes(total)} '
-                     f'({total.limit.given if total.limit else ""}), {total.share or 0:.0%}')
+        lines.append(f'total: {describe_use_of_limit(total)}, {total.share or 0:.0%}')
     is_ticking = True
     if options.metrics:
         is_ticking, line = check_ticks(options.metrics)
@@ -3389,8 +3392,7 @@ COLUMNS = (
            if row.reading.memory is not None else 'unknown' if row.reading.process.pid else '-'),
     Column('PEAK', '>', lambda row: format_size(row.shown_peak) if row.shown_peak else '-'),
     Column('LIMIT', '>', lambda row: describe_sizes(row.reading), True),
-    Column('SET BY', '<', lambda row: row.reading.limit.given if row.reading.limit
-           else 'no option', True),
+    Column('SET BY', '<', lambda row: row.reading.given or 'no option', True),
     Column('USED', '>', lambda row: '-' if row.reading.share is None
            else f'{row.reading.share:.0%}', True),
 )
