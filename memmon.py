@@ -289,6 +289,11 @@ class Options(NamedTuple):
     help: bool
     version: bool
 
+    @property
+    def all_limits(self) -> tuple[Limit, ...]:
+        """The limits of single processes, and that of all together."""
+        return (*self.limits, *filter(None, [self.total]))
+
 
 class Option(NamedTuple):
     """A row of the table of options; without a parser it is a flag."""
@@ -439,7 +444,7 @@ def hint_at(pairs: Sequence[tuple[str, str]], rest: Sequence[str]) -> str:
 def tiny_limits(options: Options) -> list[str]:
     """Return a sentence for each limit below 1 MB, which was perhaps meant to be in MB."""
     sizes = [(limit.given, int(size.bytes))
-             for limit in (*options.limits, *filter(None, [options.total]))
+             for limit in options.all_limits
              for size in (limit.soft, limit.hard) if not size.percent and size.bytes < MB]
     return [f'{given} is {size} bytes; did you mean {size // KB if size % KB == 0 else size}MB?'
             for given, size in sizes]
@@ -1351,8 +1356,7 @@ def judge(reading: Reading, history: History, options: Options, now: float,
         return NEAR if is_near else WITHIN
     if history.is_blocked:
         return BLOCKED
-    rate = options.restarts
-    if rate and len(history.restarts_within(rate.secs, now)) >= rate.times:
+    if is_held(history, options.restarts, now):
         return HELD
     if not total and judged.level == SOFT and options.patience:
         since = now if history.over_since is None else history.over_since
@@ -1361,6 +1365,11 @@ def judge(reading: Reading, history: History, options: Options, now: float,
     in_vain = total_in_vain(reading, total, history, now) if total else (
         reading.memory <= size_after_vain(judged.level, history, now))
     return VAIN if in_vain else DUE
+
+
+def is_held(history: History, rate: Rate | None, now: float) -> bool:
+    """Tell whether a process has been restarted as often as -r allows."""
+    return rate is not None and len(history.restarts_within(rate.secs, now)) >= rate.times
 
 
 def size_after_vain(level: str, history: History, now: float) -> float:
@@ -1390,9 +1399,8 @@ def next_size(history: History, options: Options, now: float, waits: bool) -> fl
     waits: whether something else than the hard size can postpone it.
     """
     reading = history.reading
-    rate = options.restarts
     if (not reading or options.dry_run or history.is_blocked
-            or rate and len(history.restarts_within(rate.secs, now)) >= rate.times):
+            or is_held(history, options.restarts, now)):
         return math.inf
     soft = max(reading.soft, size_after_vain(SOFT, history, now))
     hard = max(reading.hard, size_after_vain(HARD, history, now))
@@ -2362,8 +2370,8 @@ class Monitor:
         self.said: set[str] = set()
         self.looks = 0                             # between ticks
         self.needs_ps = False                      # where /proc does not show the children
-        limits = [*options.limits, *([options.total] if options.total else [])]
-        self.uses_percent = any(limit.soft.percent or limit.hard.percent for limit in limits)
+        self.uses_percent = any(limit.soft.percent or limit.hard.percent
+                                for limit in options.all_limits)
         self.counts_always = bool(options.metrics or options.warn)
 
     def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
@@ -3051,7 +3059,7 @@ PROCESS_METRICS = (
     Metric('memmon_process_restart_failures', 'Failed stops and starts of a process.',
            lambda history: history.failures_total, True),
     Metric('memmon_process_held', 'Whether -r keeps a process from being restarted.',
-           lambda history: 'held' in history.said or 'held for -t' in history.said),
+           lambda history: 'held' in history.said or f'held{FOR_TOTAL}' in history.said),
     Metric('memmon_process_limit_too_low', 'Whether a restart of the process was in vain.',
            lambda history: bool(history.vain)),
     Metric('memmon_process_lost', 'Whether memmon took the process down and it is not up again.',
