@@ -2164,10 +2164,10 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
     for number, job in enumerate(jobs):
         if number and site.has_gone():
             return
-        line, config = Line(''), configs.get(job.reading.process.namespec, {})
+        config = configs.get(job.reading.process.namespec, {})
         for line in Restarting(job, site, config, up_secs if job.siblings else UP_SECS).lines():
-            send_line(writer, number, line, job, site)
-        report = report_of(job, line)
+            report = report_of(job, line)
+            send_line(writer, number, line, report, site)
         for event, command in site.options.on:
             if event == line.command:
                 deliver(Delivery(command, b'', variables(event, report)))
@@ -2177,12 +2177,11 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
             up_secs = UP_SECS
 
 
-def send_line(writer: int, number: int, line: Line, job: Job, site: Site) -> None:
+def send_line(writer: int, number: int, line: Line, report: Report, site: Site) -> None:
     """Write a line on a job to the listener; where that has gone, report it here.
 
     One with commands is logged here in any case: before what they print.
     """
-    report = report_of(job, line)
     if report.after_done:
         write_log(report)
     try:
