@@ -587,7 +587,7 @@ class ProcFiles:
                 return int(os.read(statm, 100).split(None, 2)[1]) * PAGE_BYTES
             finally:
                 os.close(statm)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
+        except (*GONE, PermissionError):
             return None  # it has ended, or is hidden from this user
 
 
@@ -748,9 +748,8 @@ class Stat(NamedTuple):
 def read_stat(pid: int) -> Stat | None:
     """Return a process's start and process group; None for a zombie, and where nobody knows."""
     try:
-        with open(f'/proc/{pid}/stat', 'rb') as file:
-            # The command's name is in parentheses, and may itself hold spaces and parentheses.
-            fields = file.read().rpartition(b')')[2].split()
+        # The command's name is in parentheses, and may itself hold spaces and parentheses.
+        fields = read_proc(f'/proc/{pid}/stat').rpartition(b')')[2].split()
     except OSError:
         return None
     return None if fields[0] in b'ZX' else Stat(int(fields[19]), int(fields[2]))
@@ -3345,8 +3344,7 @@ def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) 
 def is_memmon(process: Process) -> bool:
     """Tell whether a process seems to be a memmon, which needs no limit."""
     try:
-        with open(f'/proc/{process.pid}/cmdline', 'rb') as file:
-            words = file.read().split(b'\0')
+        words = read_proc(f'/proc/{process.pid}/cmdline').split(b'\0')
     except OSError:
         return False
     return any(os.path.basename(word) in (b'memmon', b'memmon.py') for word in words[:3])
