@@ -24,7 +24,8 @@ from typing import Callable, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
 
-from harness import BIN, MEMMON, Supervisord, descendants_of, rss_mb, wait_until  # noqa: E402
+from harness import (BIN, CELERY, MEMMON, Supervisord, descendants_of, rss_mb,  # noqa: E402
+                     wait_until)
 
 QUICK_TICKS = str(Path(__file__).parent.parent / 'tests' / 'quick_ticks.py')
 PORT, REDIS_PORT = 18080, 18081
@@ -80,21 +81,6 @@ http {{
         }}
     }}
 }}
-'''
-
-CELERY = '''
-import pathlib, time
-from celery import Celery
-app = Celery('tasks', broker='filesystem://')
-for name in ('queue', 'control'):
-    pathlib.Path(name).mkdir(exist_ok=True)
-app.conf.broker_transport_options = {
-    'data_folder_in': 'queue', 'data_folder_out': 'queue', 'control_folder': 'control'}
-@app.task
-def job(number, secs):
-    pathlib.Path(f'begun-{number}').touch()
-    time.sleep(secs)
-    pathlib.Path(f'done-{number}').touch()
 '''
 
 RQ = '''

@@ -32,6 +32,22 @@ TINY = '100KB'   # what any process exceeds, also sleep
 WAIT_SECS = 30  # for what takes a second on a machine that has nothing else to do
 RUN_SECS = 60   # for a command that ends by itself
 
+# An app of celery: each job leaves a file when it begins, and one when it is done.
+CELERY = """
+import pathlib, time
+from celery import Celery
+app = Celery('tasks', broker='filesystem://')
+for name in ('queue', 'control'):
+    pathlib.Path(name).mkdir(exist_ok=True)
+app.conf.broker_transport_options = {
+    'data_folder_in': 'queue', 'data_folder_out': 'queue', 'control_folder': 'control'}
+@app.task
+def job(number, secs):
+    pathlib.Path(f'begun-{number}').touch()
+    time.sleep(secs)
+    pathlib.Path(f'done-{number}').touch()
+"""
+
 T = TypeVar('T')
 
 

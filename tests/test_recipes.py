@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from harness import (BIN, MEMMON, StartSupervisord, Supervisord, children_of, is_running,
-                     processes_in, program, rss_mb, section, wait_until)
+from harness import (BIN, CELERY, MEMMON, StartSupervisord, Supervisord, children_of,
+                     is_running, processes_in, program, rss_mb, section, wait_until)
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / 'docs' / 'recipes.rst'
@@ -265,22 +265,6 @@ def test_graceful_reload(name: str, title: str, needs: str, command: str, worker
     assert ' ERROR ' not in memmon_log(supervisord)
 
 
-CELERY = """
-import pathlib, time
-from celery import Celery
-app = Celery('tasks', broker='filesystem://')
-for name in ('queue', 'control'):
-    pathlib.Path(name).mkdir(exist_ok=True)
-app.conf.broker_transport_options = {
-    'data_folder_in': 'queue', 'data_folder_out': 'queue', 'control_folder': 'control'}
-@app.task
-def job(number):
-    pathlib.Path(f'begun-{number}').touch()
-    time.sleep(2)
-    pathlib.Path(f'done-{number}').touch()
-"""
-
-
 @pytest.mark.waits
 def test_settings_for_celery_lose_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                          start_supervisord: StartSupervisord) -> None:
@@ -299,7 +283,7 @@ def test_settings_for_celery_lose_no_job(tmp_path: Path, monkeypatch: pytest.Mon
         section('memmon', kind='eventlistener', command=f'{MEMMON} {options}', autostart='false',
                 events='TICK_60'))
     master, = supervisord.wait_up('celery')
-    send = 'import tasks\nfor number in range(8): tasks.job.delay(number)'
+    send = 'import tasks\nfor number in range(8): tasks.job.delay(number, 2)'
     subprocess.run([sys.executable, '-c', send], cwd=tmp_path, check=True)
     wait_for(lambda: len(list(tmp_path.glob('begun-*'))) >= 4)
     supervisord.call('startProcess', 'memmon')
