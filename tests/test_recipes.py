@@ -227,16 +227,17 @@ def find_php_fpm() -> str | None:
     return next(filter(shutil.which, names), None)
 
 
-@pytest.mark.parametrize('name, title, needs, command, workers', [
+@pytest.mark.parametrize('name, title, needs, command, helpers, workers', [
+    # Python's multiprocessing starts a process of its own beside uvicorn's workers.
     ('web', 'Graceful reload of uvicorn', 'uvicorn',
-     'uvicorn --workers 2 --uds {path}/web asgi:app', 2),
+     'uvicorn --workers 2 --uds {path}/web asgi:app', 1, 2),
     ('php-fpm', 'Graceful reload of php-fpm', find_php_fpm() or 'php-fpm',
-     f'{find_php_fpm()} -F -R -y {{path}}/php-fpm.conf', 2),
+     f'{find_php_fpm()} -F -R -y {{path}}/php-fpm.conf', 0, 2),
     ('nginx', 'Graceful reload of nginx', 'nginx',
-     'nginx -c {path}/nginx.conf -g "daemon off;"', 1),
+     'nginx -c {path}/nginx.conf -g "daemon off;"', 0, 1),
 ], ids=['uvicorn', 'php-fpm', 'nginx'])
-def test_graceful_reload(name: str, title: str, needs: str, command: str, workers: int,
-                         tmp_path: Path, start_supervisord: StartSupervisord) -> None:
+def test_graceful_reload(name: str, title: str, needs: str, command: str, helpers: int,
+                         workers: int, tmp_path: Path, start_supervisord: StartSupervisord) -> None:
     if not shutil.which(needs) or os.getuid():
         pytest.skip(f'needs {needs}, and root')
     recipe, = code_blocks(title, 'ini')
@@ -250,16 +251,12 @@ def test_graceful_reload(name: str, title: str, needs: str, command: str, worker
                         memmon)
     master, = supervisord.wait_up(name)
 
-    def replaced(old: list[int]) -> list[int]:
-        pids = children_of(master)
-        # uvicorn has one more, which Python's multiprocessing starts.
-        return pids if len(pids) >= workers and not set(pids[-workers:]) & set(old) else []
-
-    old = wait_for(lambda: replaced([]))[-workers:]
+    wait_for(lambda: len(children_of(master)) == helpers + workers)
+    old = set(children_of(master))
     supervisord.call('startProcess', 'memmon')
     wait_log(supervisord, f'\nreloaded {name}:{name}\n')
-    wait_for(lambda: replaced(old))
-    wait_for(lambda: not any(map(is_running, old)))
+    wait_for(lambda: len(set(children_of(master)) - old) == workers)
+    wait_for(lambda: sum(map(is_running, old)) == helpers)
     assert supervisord.pid(name) == master and supervisord.spawned(name) == 1
     assert memmon_log(supervisord).count(f' postponed {name}:{name}: ') == 1
     assert ' ERROR ' not in memmon_log(supervisord)
