@@ -1857,8 +1857,6 @@ class Restarting:
 
     def look_again(self) -> None:
         """Measure once more. Raises Done unless a restart is still due."""
-        if self.site.has_gone():
-            raise Done('not restarted', 'memmon has been stopped')
         job, options = self.job, self.site.options
         seen = self.server.process(self.old.namespec)
         processes, children = find_children(self.site.supervisord_pid)
@@ -1877,6 +1875,8 @@ class Restarting:
         if verdict != DUE or (reading.memory or 0) < excess:
             now = f'total {describe_use(total)}, ' if total else ''
             raise Done('not restarted', f'it is now {now}{describe_use(reading)}')
+        if self.site.has_gone():  # asked last: the calls above may have taken seconds
+            raise Done('not restarted', 'memmon has been stopped')
         self.job = job._replace(reading=reading, total=total)
         if total or options.cumulative:
             self.descendants = {pid: run for pid in tree(processes, seen.pid)[1:]
@@ -2172,7 +2172,7 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
                 deliver(Delivery(command, b'', variables(event, report)))
         if line.event in LOST_EVENTS:
             return  # the others of the pool are left alone
-        if line.event == 'restarted':
+        if line.event == 'restarted' and line.new_pid:  # what has ended since proves little
             up_secs = UP_SECS
 
 

@@ -682,7 +682,7 @@ class World:
         assert program.hit_by is not None
         return program.hit_by.life == task.life or (
             program.state in (STOPPED, BACKOFF, FATAL) and not self.has_jumped
-            and self.now - program.failed_at > self.tick + 10)
+            and self.now - max(program.failed_at, program.hits[-1][0]) > self.tick + 10)
 
     def judge_log(self, record: logging.LogRecord) -> None:
         """See whether what memmon says is true."""

@@ -828,6 +828,44 @@ def test_sibling_is_waited_for_with_an_end(sibling: str, secs: int,
     assert waited == pytest.approx(secs, abs=1) and event == 'not restarted'
 
 
+class Pool(Supervisor):
+    """A supervisord with two stopped processes; the first to be started comes to a state."""
+
+    def __init__(self, first: str) -> None:
+        super().__init__(lambda server: shows((0, 'RUNNING'))(server))
+        self.first, self.started = first, ['']
+
+    def configs(self) -> dict[str, Any]:
+        return {}
+
+    def process(self, namespec: str) -> memmon.Process:
+        if namespec not in self.started:
+            return seen('STOPPED', stop=1100)
+        self.show = shows((0, self.first if namespec == self.started[1] else 'RUNNING'))
+        return super().process(namespec)._replace(exitstatus=0)
+
+    def start(self, namespec: str) -> None:
+        self.started.append(namespec)
+        super().start(namespec)
+
+
+@pytest.mark.parametrize('first, secs', [('EXITED', 10), ('RUNNING', 11)])
+def test_member_of_a_pool_that_has_ended_says_nothing_of_the_next(
+        first: str, secs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Any = Pool(first)
+    monkeypatch.setattr(memmon, 'time', SimpleNamespace(
+        monotonic=lambda: server.secs, sleep=server.sleep, time=lambda: server.secs))
+    monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: 1)
+    found: list[tuple[int, str]] = []
+    monkeypatch.setattr(memmon, 'send_line', lambda writer, number, line, report, site:
+                        found.append((number, line.event)))
+    jobs = [job(f'web:{name}', siblings=('web:other',), is_owed=True) for name in '12']
+    site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
+    memmon.work_on_pool(jobs, site, 0)
+    assert found == [(0, 'restarted'), (1, 'restarted')]
+    assert server.secs == pytest.approx(secs, abs=1)
+
+
 # Workers.
 
 
