@@ -37,11 +37,12 @@ import sys
 import tempfile
 import textwrap
 import time
+import traceback
 import urllib.parse
 from functools import partial
 from operator import itemgetter
-from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Protocol,
-                    Sequence, TextIO, Tuple, get_type_hints)
+from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Optional,
+                    Protocol, Sequence, TextIO, Tuple, get_type_hints)
 from xmlrpc.client import Fault, ProtocolError
 
 from supervisor import childutils
@@ -848,42 +849,20 @@ def to_process(info: Any) -> Process:
                                f'{one_line(info)[:100]}') from None
 
 
-class DeadlineSocket(socket.socket):
-    """A socket on which all reading together ends in time, however slowly the bytes come."""
-
-    deadline = 0.0  # of time.monotonic()
-
-    def recv_into(self, *args: Any) -> int:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise socket.timeout('timed out')
-        self.settimeout(left)
-        return super().recv_into(*args)
+def raise_timeout(*_: object) -> NoReturn:
+    """Raise what a socket raises when its time is up: this is the handler of SIGALRM."""
+    raise socket.timeout('timed out')
 
 
 @contextlib.contextmanager
-def in_time(transport: Any) -> Iterator[None]:
-    """Give all that supervisor's transport reads 10 seconds together; close it at the end."""
-    get_connection = transport._get_connection
-    with contextlib.ExitStack() as stack:
-        def connect() -> http.client.HTTPConnection:
-            connection: http.client.HTTPConnection = get_connection()
-            stack.callback(connection.close)
-            connection.timeout = RPC_TIMEOUT_SECS
-            deadline = time.monotonic() + RPC_TIMEOUT_SECS
-            connection.connect()
-            connection.sock = sock = DeadlineSocket(fileno=connection.sock.detach())
-
-            def close() -> None:
-                if sock.fileno() >= 0:  # an answer that was not read to its end keeps it open
-                    os.close(sock.detach())
-            stack.callback(close)
-            sock.settimeout(RPC_TIMEOUT_SECS)
-            sock.deadline = deadline
-            return connection
-
-        transport._get_connection = connect
+def time_limit(secs: float) -> Iterator[None]:
+    """Have what is in the block end in time, however slowly a server sends its answer."""
+    signal.signal(signal.SIGALRM, raise_timeout)
+    signal.setitimer(signal.ITIMER_REAL, secs)
+    try:
         yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class Server(NamedTuple):
@@ -904,13 +883,14 @@ class Server(NamedTuple):
         environment = {'SUPERVISOR_SERVER_URL': self.url, 'SUPERVISOR_USERNAME': self.username,
                        'SUPERVISOR_PASSWORD': self.password}
         try:
-            with childutils.getRPCInterface(environment) as proxy, in_time(proxy('transport')):
+            with time_limit(RPC_TIMEOUT_SECS), childutils.getRPCInterface(environment) as proxy:
                 return getattr(proxy, method)(*args)
         except Fault as fault:
             raise refusal(fault, self.url) from None
         except Exception as error:  # anything may listen there, and answer anything
             if not isinstance(error, (OSError, ProtocolError)):
                 log.debug('a call has failed', exc_info=error)  # it may be memmon's own mistake
+            traceback.clear_frames(error.__traceback__)  # they keep the connection open
             raise SupervisordError(explain(error, self.url)) from error
 
     def pid(self) -> int:
@@ -3467,7 +3447,6 @@ def main() -> int:
 
 def run_memmon(options: Options) -> int:
     """Do what the options ask for; return the exit status. Raises UsageError, HeaderError."""
-    socket.setdefaulttimeout(RPC_TIMEOUT_SECS)  # for the connection to a socket of supervisord
     status = 0
     if options.help:
         write_stdout(format_help())
