@@ -1444,6 +1444,12 @@ def find_limit(process: Process, limits: Sequence[Limit]) -> Limit | None:
     return None
 
 
+def find_unmatched(limits: Sequence[Limit], processes: Sequence[Process]) -> list[Limit]:
+    """Return the limits with a name or a pattern that match no process."""
+    return [limit for limit in limits if limit.option != 'any'
+            and not any(covers(limit, process) for process in processes)]
+
+
 def explain_unmatched(limit: Limit, processes: Sequence[Process]) -> str:
     """Return a sentence on a limit that matches no process, and what was perhaps meant."""
     line = f'{limit.given} matches no process'
@@ -1560,6 +1566,13 @@ class Report(NamedTuple):
         """The line of the log."""
         words = [self.event, self.namespec] if self.namespec else [self.event]
         return one_line(f'{" ".join(words)}: {self.line}')
+
+
+def say_once(said: set[str], what: str, level: int, line: str) -> None:
+    """Log a line unless that was said before."""
+    if what not in said:
+        said.add(what)
+        log.log(level, '%s', line)
 
 
 def write_log(report: Report) -> None:
@@ -2216,15 +2229,15 @@ class Worker:
 class Workers:
     """What is being restarted and delivered, and what waits for it."""
 
-    def __init__(self, options: Options, server: Server) -> None:
+    def __init__(self, options: Options, server: Server, said: set[str]) -> None:
         self.options = options
         self.server = server
+        self.said = said                        # see Monitor
         self.supervisord_pid = 0
         self.began = time.monotonic()
         self.workers: list[Worker] = []
         self.queue: list[list[Job]] = []        # a list for each pool
         self.deliveries: list[Delivery] = []    # that wait
-        self.cannot_fork = False
 
     def jobs(self) -> list[Job]:
         """Return all jobs that are under way or wait."""
@@ -2267,15 +2280,13 @@ class Workers:
             readers = [reader, *(worker.pipe for worker in self.workers)]
             pid = fork(readers, work, *args, *([writer] if jobs else []))
         except OSError as error:
-            if not self.cannot_fork:
-                log.warning('cannot fork (%s): memmon restarts one process at a time by itself',
-                            one_line(error))
-            self.cannot_fork = True
+            say_once(self.said, 'cannot fork', logging.WARNING, f'cannot fork ({one_line(error)}): '
+                     'memmon restarts one process at a time by itself')
             for pipe in pipes:
                 os.close(pipe)
             return False
         os.close(writer)
-        self.cannot_fork = False
+        self.said.discard('cannot fork')
         self.workers.append(Worker(pid, reader, jobs))
         return True
 
@@ -2343,9 +2354,8 @@ class Monitor:
         self.total_rate = 0.0                      # bytes a second
         self.machine = 0                           # bytes; what percentages refer to
         self.began = time.monotonic()
-        self.unmatched: list[Limit] | None = None
         self.hidden: list[tuple[str, int]] = []
-        self.said: set[str] = set()
+        self.said: set[str] = set()                # of no single process; see History for those
         self.looks = 0                             # between ticks
         self.needs_ps = False                      # where /proc does not show the children
         self.uses_percent = any(limit.soft.percent or limit.hard.percent
@@ -2409,10 +2419,10 @@ class Monitor:
             return reading._replace(memory=last.memory, is_exact=True)
         reading = take_reading(processes, reading.process, reading.limit,
                                (reading.soft, reading.hard), self.options, True)
-        if reading.unread and 'unread' not in self.said:
-            self.said.add('unread')
-            log.warning('the %s of %s cannot be read (%s): the RSS counts there', reading.measure,
-                        reading.process.namespec, name_pids(reading.unread))
+        if reading.unread:
+            say_once(self.said, 'unread', logging.WARNING,
+                     f'the {reading.measure} of {reading.process.namespec} cannot be read '
+                     f'({name_pids(reading.unread)}): the RSS counts there')
         return reading
 
     def look_at_total(self, processes: Processes, children: Iterable[int], limit: Limit,
@@ -2484,7 +2494,7 @@ class Monitor:
         self.itself = self.itself or find_itself(self.supervisord_pid)
         own_groups = {process.group for process in known if process.pid in self.itself}
         others = [process for process in known if process.group not in own_groups]
-        is_first = self.unmatched is None
+        is_first = 'watching' not in self.said
         old, self.histories = self.histories, {}
         for process in others:
             history = old.get(process.namespec) or History(process)
@@ -2499,7 +2509,11 @@ class Monitor:
             self.histories[process.namespec] = history
         if self.histories.keys() != old.keys():
             self.find_pools()
-        self.say_unmatched(others, len(known))
+        if is_first:
+            watched = sum(is_watched(history, self.options) for history in self.histories.values())
+            say_once(self.said, 'watching', logging.INFO, f"watching {watched} of supervisord's "
+                     f'{len(known)} processes: {describe_limits(self.options)}')
+        self.say_unmatched(others)
         self.say_hidden(hidden)
         self.named = before & after
         self.running = [history for history in self.histories.values()
@@ -2518,19 +2532,15 @@ class Monitor:
             command = configs.get(history.process.namespec, {}).get('command', '')
             history.pool = pool_of(history.process, history.limit, str(command))
 
-    def say_unmatched(self, processes: Sequence[Process], count: int) -> None:
+    def say_unmatched(self, processes: Sequence[Process]) -> None:
         """Log the limits that match no process, unless they matched none before."""
-        unmatched = [limit for limit in self.options.limits
-                     if not any(covers(limit, process) for process in processes)]
-        if self.unmatched is None:
-            watched = sum(is_watched(history, self.options)
-                          for history in self.histories.values())
-            log.info("watching %d of supervisord's %d processes: %s", watched, count,
-                     describe_limits(self.options))
-        for limit in unmatched:
-            if limit not in (self.unmatched or []) and limit.option != 'any':
-                log.warning('%s', explain_unmatched(limit, processes))
-        self.unmatched = unmatched
+        unmatched = find_unmatched(self.options.limits, processes)
+        for limit in self.options.limits:
+            if limit in unmatched:
+                say_once(self.said, limit.given, logging.WARNING,
+                         explain_unmatched(limit, processes))
+            else:
+                self.said.discard(limit.given)
 
     def say_hidden(self, hidden: list[tuple[str, int]]) -> None:
         """Log the processes that cannot be measured, unless that was logged before."""
@@ -2650,14 +2660,14 @@ class Listener:
     def __init__(self, options: Options, server: Server) -> None:
         self.options = options
         self.monitor = Monitor(options, server)
-        self.workers = Workers(options, server)
+        self.said = self.monitor.said
+        self.workers = Workers(options, server, self.said)
         self.write_metrics = MetricsFile(options) if options.metrics else None
         self.blind_ticks = 0                  # in a row
         self.interval = 0                     # seconds between two ticks; 0: none has come
         self.last_tick = time.monotonic()
         self.look_at: float | None = None     # when to look before the next tick
         self.blocked_pools: set[tuple[str, ...]] = set()
-        self.said: set[str] = set()
 
     def serve(self, stdin: TextIO, stdout: TextIO) -> None:
         """Answer supervisord's events until it closes stdin. Raises HeaderError, OSError."""
@@ -2673,15 +2683,9 @@ class Listener:
                 self.look(is_tick=True)
             else:
                 self.interval, self.look_at = 0, None
-                self.say_once('no TICK', logging.WARNING, f'{one_line(event)} is not a TICK event; '
-                              'memmon acts on TICK events only, such as events=TICK_60')
+                say_once(self.said, 'no TICK', logging.WARNING, f'{one_line(event)} is not a TICK '
+                         'event; memmon acts on TICK events only, such as events=TICK_60')
             childutils.listener.ok(stdout)
-
-    def say_once(self, what: str, level: int, line: str) -> None:
-        """Log a line unless it was logged before."""
-        if what not in self.said:
-            self.said.add(what)
-            log.log(level, '%s', line)
 
     def wait(self, stdin: int) -> None:
         """Take in what the workers write, and look when that is due, until there is an event."""
@@ -2717,11 +2721,11 @@ class Listener:
         """Log that no TICK has come: INFO at first, as with TICK_3600 that takes an hour."""
         advice = 'check that the section is an [eventlistener:x]'
         if secs >= NO_TICK_WARNING_SECS:
-            self.say_once('no TICK', logging.WARNING,
-                          f'no TICK for an hour: {advice} with events=TICK_60')
+            say_once(self.said, 'no TICK', logging.WARNING,
+                     f'no TICK for an hour: {advice} with events=TICK_60')
         elif secs >= NO_TICK_INFO_SECS and 'no TICK' not in self.said:
-            self.say_once('no TICK yet', logging.INFO,
-                          f'no TICK yet: normal with TICK_3600, else {advice}')
+            say_once(self.said, 'no TICK yet', logging.INFO,
+                     f'no TICK yet: normal with TICK_3600, else {advice}')
 
     def look(self, is_tick: bool) -> None:
         """Look at the processes, judge, and have restarted what is to be restarted."""
@@ -3051,7 +3055,6 @@ class MetricsFile:
     def __init__(self, options: Options) -> None:
         from prometheus_client import CollectorRegistry
         self.options = options
-        self.has_failed = False
         self.families: list[Any] = []
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -3068,12 +3071,11 @@ class MetricsFile:
             self.families = [*self.process_families(monitor),
                              *self.own_families(monitor, interval, is_good)]
             replace_file(self.options.metrics, generate_latest(self.registry))
-            self.has_failed = False
+            monitor.said.discard('cannot write')
         except Exception as error:  # the ticks go on
-            if not self.has_failed:
-                log.error('cannot write %s: %s', one_line(self.options.metrics),
-                          getattr(error, 'strerror', None) or one_line(error))
-            self.has_failed = True
+            say_once(monitor.said, 'cannot write', logging.ERROR,
+                     f'cannot write {one_line(self.options.metrics)}: '
+                     f'{getattr(error, "strerror", None) or one_line(error)}')
         self.duration = time.monotonic() - began
 
     def process_families(self, monitor: Monitor) -> list[Any]:
@@ -3214,7 +3216,6 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     """Return what --check prints, and its status. Raises UsageError."""
     server, file = find_any_server(options, os.environ)
     monitor = Monitor(options, server)
-    monitor.unmatched = []
     log.addHandler(logging.NullHandler())
     log.propagate = False
     try:
@@ -3231,8 +3232,8 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
                                    else [reading.process.pid]) * bool(reading.process.pid))
             for reading in readings]
     lines = format_table(sorted(rows, key=rank, reverse=True), options, columns)
-    lines += [explain_unmatched(limit, [reading.process for reading in readings])
-              for limit in monitor.unmatched if limit.option != 'any']
+    known = [reading.process for reading in readings]
+    lines += [explain_unmatched(limit, known) for limit in find_unmatched(options.limits, known)]
     lines += tiny_limits(options)
     if monitor.hidden:
         lines.append(one_line(f'cannot measure {", ".join(dict(monitor.hidden))}: {HIDDEN}'))

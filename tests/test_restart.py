@@ -895,7 +895,8 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
     """Workers that do nothing."""
     monkeypatch.setattr(memmon, 'fork', lambda *_: 2 ** 22 + 1)
     monkeypatch.setattr(os, 'waitpid', lambda pid, options: (pid, 0))
-    return memmon.Workers(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'))
+    return memmon.Workers(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'),
+                          set())
 
 
 def test_pool_that_is_busy_takes_no_second_worker(workers: memmon.Workers) -> None:
