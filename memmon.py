@@ -1179,16 +1179,16 @@ class Restart(NamedTuple):
     is_for_total: bool
 
 
-class Vain(NamedTuple):
+class TooLow(NamedTuple):
     """A restart that did not help: the process was over its limit again."""
 
     since: float  # when that was noticed, by the monotonic clock
-    weight: int   # bytes, the most that it used until a minute later
+    peak: int     # bytes, the most that it used until a minute later
 
 
-IN_VAIN_SECS = 600    # over its limit again within this time after a restart: that was in vain
-WEIGHING_SECS = 60    # how long the weight of a process is taken after that was noticed
-VAIN_GROWTH = 1.5     # how many times its weight it is restarted at again
+TOO_LOW_SECS = 600    # over its limit again within this time after a restart: it did not help
+PEAK_SECS = 60        # for how long after that was noticed the most that it uses is taken
+TOO_LOW_GROWTH = 1.5  # how many times its peak it is restarted at again
 TOTAL_GROWTH = 0.01   # how much of the limit of the total a process must grow by to be a cause
 
 
@@ -1218,7 +1218,7 @@ class History:
         self.said: dict[str, float] = {}      # what was said of the run, and when
         # Of all runs:
         self.over_last = -math.inf
-        self.vain: dict[str, Vain] = {}       # by level
+        self.too_low: dict[str, TooLow] = {}  # by level
         self.restarts: list[Restart] = []
         self.said_ever: dict[str, float] = {}  # what was said of the program, and when
         self.lost: Lost | None = None
@@ -1248,14 +1248,14 @@ class History:
             self.over_since = now if self.over_since is None else self.over_since
             self.over_last = now
             # The first look after the minute counts as well: a tick is up to a second late.
-            self.vain = {level: vain._replace(weight=max(vain.weight, memory))
-                         if last < vain.since + WEIGHING_SECS else vain
-                         for level, vain in self.vain.items()}
-        elif self.over_since is not None or self.vain:
+            self.too_low = {level: too_low._replace(peak=max(too_low.peak, memory))
+                            if last < too_low.since + PEAK_SECS else too_low
+                            for level, too_low in self.too_low.items()}
+        elif self.over_since is not None or self.too_low:
             self.over_since, self.refused = None, ''
             self.said = {event: at for event, at in self.said.items() if event == 'near limit'}
-            if now - self.over_last >= IN_VAIN_SECS:
-                self.vain = {}
+            if now - self.over_last >= TOO_LOW_SECS:
+                self.too_low = {}
                 self.said_ever.pop('limit too low', None)
 
     @property
@@ -1316,7 +1316,7 @@ NEAR = 'near its limit'                                # -w
 BLOCKED = 'waiting for its pool'
 HELD = 'held'                                          # -r
 BRIEF = 'over its limit, but not for long enough'      # -f
-VAIN = 'over a limit that a restart cannot keep'
+TOO_LOW = 'over a limit that a restart cannot keep'
 DUE = 'to be restarted'
 
 
@@ -1341,9 +1341,9 @@ def judge(reading: Reading, history: History, options: Options, now: float,
         since = now if history.over_since is None else history.over_since
         if now - since < options.patience:
             return BRIEF
-    in_vain = total_in_vain(reading, total, history, now) if total else (
-        reading.memory <= size_after_vain(judged.level, history, now))
-    return VAIN if in_vain else DUE
+    helps = is_cause(reading, total, history, now) if total else (
+        reading.memory > size_when_too_low(judged.level, history, now))
+    return DUE if helps else TOO_LOW
 
 
 def is_held(history: History, rate: Rate | None, now: float) -> bool:
@@ -1351,25 +1351,28 @@ def is_held(history: History, rate: Rate | None, now: float) -> bool:
     return rate is not None and len(history.restarts_within(rate.secs, now)) >= rate.times
 
 
-def size_after_vain(level: str, history: History, now: float) -> float:
+def size_when_too_low(level: str, history: History, now: float) -> float:
     """Return the bytes that a process must exceed to be restarted at a level; 0 if any will do."""
-    vain = history.vain.get(level)
-    if vain:
-        return math.inf if now < vain.since + WEIGHING_SECS else vain.weight * VAIN_GROWTH
+    too_low = history.too_low.get(level)
+    if too_low:
+        return math.inf if now < too_low.since + PEAK_SECS else too_low.peak * TOO_LOW_GROWTH
     # What was in vain at the soft size is restarted once at the hard one.
-    lately = [restart for restart in history.restarts_within(IN_VAIN_SECS, now)
+    lately = [restart for restart in history.restarts_within(TOO_LOW_SECS, now)
               if not restart.is_for_total and (level == SOFT or restart.level == HARD)]
     return math.inf if lately else 0
 
 
-def total_in_vain(reading: Reading, total: Reading, history: History, now: float) -> bool:
-    """Tell whether a process was restarted for the total, and is no cause that it is over again."""
-    lately = [restart for restart in history.restarts_within(IN_VAIN_SECS, now)
+def is_cause(reading: Reading, total: Reading, history: History, now: float) -> bool:
+    """Tell whether a process may be why the total is over its limit.
+
+    One that was restarted for the total lately must have grown since.
+    """
+    lately = [restart for restart in history.restarts_within(TOO_LOW_SECS, now)
               if restart.is_for_total]
     if total.level == HARD or not lately:
-        return False
+        return True
     base = history.total_base
-    return base is None or (reading.bound or 0) - base <= TOTAL_GROWTH * total.soft
+    return base is not None and (reading.bound or 0) - base > TOTAL_GROWTH * total.soft
 
 
 def next_size(history: History, options: Options, now: float, waits: bool) -> float:
@@ -1381,8 +1384,8 @@ def next_size(history: History, options: Options, now: float, waits: bool) -> fl
     if (not reading or options.dry_run or history.is_blocked
             or is_held(history, options.restarts, now)):
         return math.inf
-    soft = max(reading.soft, size_after_vain(SOFT, history, now))
-    hard = max(reading.hard, size_after_vain(HARD, history, now))
+    soft = max(reading.soft, size_when_too_low(SOFT, history, now))
+    hard = max(reading.hard, size_when_too_low(HARD, history, now))
     sizes = [hard] if options.patience or waits else [soft, hard]
     return min((size for size in sizes if size >= (reading.memory or 0)), default=math.inf)
 
@@ -1727,7 +1730,7 @@ class Job(NamedTuple):
     reading: Reading
     total: Optional[Reading]
     siblings: Tuple[str, ...] = ()  # namespecs of the other members of its pool
-    is_owed: bool = False           # a stop was asked for
+    stop_requested: bool = False    # by memmon; it is to be started
     is_reported: bool = False       # that its start fails
 
 
@@ -1745,7 +1748,7 @@ class Line(NamedTuple):
 
 
 STOPPING = 'stopping'
-OWING_EVENTS = (STOPPING, 'failed to start')  # after all others the process is done
+UNFINISHED = (STOPPING, 'failed to start')  # after all others the process is done
 LOST_EVENTS = ('failed to start', 'gave up starting')
 
 
@@ -1776,7 +1779,7 @@ class Restarting:
         self.stopped: Process | None = None     # the run that was stopped, if that is known
         self.remarks: list[str] = []
         self.down_since: float | None = None    # or since its last start, by the monotonic clock
-        self.owed: int | None = None            # the start of what must be started anew; see below
+        self.stopped_start: int | None = None   # see next_step
         self.pauses = {START: itertools.chain(START_PAUSES, itertools.repeat(60)),
                        DOWN: iter(FATAL_PAUSES)}
         self.start_at: float | None = None
@@ -1788,10 +1791,10 @@ class Restarting:
     def lines(self) -> Iterator[Line]:
         """Do it; yield what the listener is to know, when it happens.
 
-        After the last line it is done; but the listener itself goes on later with what is owed.
+        After the last line it is done; but the listener itself goes on later.
         """
         try:
-            if not self.job.is_owed:
+            if not self.job.stop_requested:
                 self.prepare()
                 yield self.line(STOPPING)
                 self.stop()
@@ -1906,7 +1909,7 @@ class Restarting:
             log.debug('%s: the answer to the stop is lost: %s', self.old.namespec, reason_of(error))
             return
         self.stopped = after._replace(pid=seen.pid) if after else seen
-        self.owed = self.stopped.start
+        self.stopped_start = self.stopped.start
         if self.stopped.run != self.old.run:
             self.descendants = {}
             self.remarks.append('it had ended just before; its successor, pid '
@@ -1927,7 +1930,7 @@ class Restarting:
             try:
                 seen = self.server.process(self.old.namespec)
                 reached = now
-                step, text = next_step(seen, self.old, self.owed,
+                step, text = next_step(seen, self.old, self.stopped_start,
                                        self.config.get('exitcodes', [0]))
                 if step == WAIT and text and age >= RPC_TIMEOUT_SECS:
                     raise Done('not restarted', text, seen.pid)
@@ -1984,7 +1987,7 @@ class Restarting:
                 raise Done('gave up starting', self.why, 0)
             self.start_at = now + pause
         if now >= self.start_at:
-            self.start_at, self.tried, self.owed = None, seen.now, seen.start
+            self.start_at, self.tried, self.stopped_start = None, seen.now, seen.start
             self.down_since = now
             if seen.now <= self.old.start:  # the new run may start in the same second as the old
                 self.old = self.old._replace(start=-1)
@@ -2077,12 +2080,12 @@ def is_moving(seen: Process, is_young: bool) -> bool:
 WAIT, START, COMING, UP, DOWN, NOTHING = 'wait', 'start', 'coming', 'up', 'down', 'nothing'
 
 
-def next_step(seen: Process, process: Process, owed: int | None, exitcodes: Sequence[int]
-              ) -> tuple[str, str]:
+def next_step(seen: Process, process: Process, stopped_start: int | None,
+              exitcodes: Sequence[int]) -> tuple[str, str]:
     """Return what to do about a process as supervisord shows it, and why.
 
-    process: the run that was to be stopped. owed: the start of the run that was stopped; None if
-    that is not known, and any stopped run is started.
+    process: the run that was to be stopped. stopped_start: the start of the run that was stopped;
+    None if that is not known, and any stopped run is started.
     """
     states = ProcessStates
     if seen.state == states.STOPPING:
@@ -2090,7 +2093,7 @@ def next_step(seen: Process, process: Process, owed: int | None, exitcodes: Sequ
     if seen.start == 0 and process.start:
         return NOTHING, 'supervisord has been reloaded'
     if seen.state == states.STOPPED:
-        return (START, '') if owed in (None, seen.start) else (
+        return (START, '') if stopped_start in (None, seen.start) else (
             NOTHING, 'someone else has stopped it')
     if seen.start == process.start:
         return (WAIT, 'the request to stop it was lost') if seen.state in UP_STATES else (
@@ -2221,7 +2224,7 @@ class Worker:
         """Note how far a job has come."""
         job, line = self.jobs[number], Line(*fields)
         self.is_failing = line.event == 'failed to start'
-        self.jobs[number] = job._replace(is_owed=line.event in OWING_EVENTS,
+        self.jobs[number] = job._replace(stop_requested=line.event in UNFINISHED,
                                          is_reported=job.is_reported or self.is_failing)
         return job, line
 
@@ -2295,7 +2298,7 @@ class Workers:
         here = Worker(os.getpid(), -1, jobs)
         lines = [here.take(0, *line._replace(command=''))
                  for line in Restarting(jobs[0], site, {}, UP_SECS).lines()]
-        left = here.jobs[not here.jobs[0].is_owed:]
+        left = here.jobs[not here.jobs[0].stop_requested:]
         if lines and lines[-1][1].event == 'gave up starting':
             left = []
         self.queue[:1] = [left] if left else []
@@ -2304,7 +2307,7 @@ class Workers:
     def collect(self, ready: Iterable[int]) -> list[tuple[Job, Line]]:
         """Return what the workers whose pipes are ready have written.
 
-        What a killed one owes goes to a new one.
+        What a killed one had stopped goes to a new one.
         """
         found = []
         for worker in [worker for worker in self.workers if worker.pipe in ready]:
@@ -2315,11 +2318,11 @@ class Workers:
             self.workers.remove(worker)
             os.close(worker.pipe)
             os.waitpid(worker.pid, 0)
-            owed = [job for job in worker.jobs if job.is_owed]
-            if owed:
+            left = [job for job in worker.jobs if job.stop_requested]
+            if left:
                 log.warning('the worker for %s was killed: another one brings it back',
-                            owed[0].reading.process.namespec)
-                self.queue.insert(0, owed)
+                            left[0].reading.process.namespec)
+                self.queue.insert(0, left)
         return found
 
 
@@ -2621,7 +2624,7 @@ def read_event(stdin: TextIO) -> str | None:
     return tokens['eventname']
 
 
-VERDICT_EVENTS = {NEAR: 'near limit', HELD: 'held', VAIN: 'limit too low', DUE: 'would restart'}
+VERDICT_EVENTS = {NEAR: 'near limit', HELD: 'held', TOO_LOW: 'limit too low', DUE: 'would restart'}
 
 
 def explain_verdict(event: str, history: History, reading: Reading, total: Reading | None,
@@ -2800,9 +2803,9 @@ class Listener:
             event = event if self.options.dry_run else ''
         elif total and verdict != HELD:
             event = ''
-        elif verdict == VAIN:
+        elif verdict == TOO_LOW:
             said = history.said_ever
-            history.vain.setdefault(reading.level, Vain(now, reading.memory or 0))
+            history.too_low.setdefault(reading.level, TooLow(now, reading.memory or 0))
         key = event + FOR_TOTAL * bool(total)
         if event and key not in said:
             said[key] = now
@@ -2835,7 +2838,7 @@ class Listener:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
                 return [(other, part, total)]
-            if verdict == VAIN and now - since < LOOK_SECS:
+            if verdict == TOO_LOW and now - since < LOOK_SECS:
                 return []  # looks may be too close for growth to show: the next one tells
         if is_tick and 'total too low' not in self.said and not self.workers.jobs():
             self.said.add('total too low')
@@ -2854,7 +2857,7 @@ class Listener:
                 if total.level != HARD or now - worker.began < SLOW_STOP_SECS:
                     return None
                 memory -= sum(job.history.part.memory or 0 for job in worker.jobs
-                              if job.is_owed and job.history.part)
+                              if job.stop_requested and job.history.part)
         left = total._replace(memory=memory)
         return left if left.level == total.level else None
 
@@ -2942,9 +2945,9 @@ class Listener:
         has_before = 'before' in dict(self.options.on)
         waits = [math.inf]
         for history in self.monitor.limited:
-            for vain in history.vain.values():  # what was in vain is weighed for a minute
-                secs = vain.since + WEIGHING_SECS - now
-                if history.seen_at < vain.since + WEIGHING_SECS and secs < left:
+            for too_low in history.too_low.values():  # its peak is taken for a minute
+                secs = too_low.since + PEAK_SECS - now
+                if history.seen_at < too_low.since + PEAK_SECS and secs < left:
                     waits.append(max(least, secs))
             rate = history.rate
             if rate > 0 and history.reading:
@@ -2958,7 +2961,7 @@ class Listener:
                 secs = (size - (total.memory or 0)) / rate
                 waits.append(max(least, secs) / 2 if 0 <= secs < left else math.inf)
             if total.level == SOFT and not self.options.patience and any(
-                    other.part and judge(other.part, other, self.options, now, total) == VAIN
+                    other.part and judge(other.part, other, self.options, now, total) == TOO_LOW
                     for other in self.monitor.running):
                 secs = 1.5 * TOTAL_GROWTH * total.soft / rate  # until growth tells the cause
                 waits.append(max(least / 2, secs) if secs < left else math.inf)
@@ -2966,13 +2969,13 @@ class Listener:
             self.look_at = now + min(waits)
 
     def end(self) -> None:
-        """See to it that what killed workers owe is started, when supervisord has closed stdin."""
+        """Start what killed workers had stopped, when supervisord has closed stdin."""
         ready = [-1]
         while ready:
             pipes = [worker.pipe for worker in self.workers.workers]
             ready = wait_readable(pipes, 0)
             self.take(self.workers.collect(ready))
-        self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].is_owed]
+        self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].stop_requested]
         self.take(self.workers.start_some())
         for delivery in self.workers.deliveries:
             deliver(delivery)
@@ -3043,7 +3046,7 @@ PROCESS_METRICS = (
     Metric('memmon_process_held', 'Whether -r keeps a process from being restarted.',
            lambda history: 'held' in history.said or f'held{FOR_TOTAL}' in history.said),
     Metric('memmon_process_limit_too_low', 'Whether a restart of the process was in vain.',
-           lambda history: bool(history.vain)),
+           lambda history: bool(history.too_low)),
     Metric('memmon_process_lost', 'Whether memmon took the process down and it is not up again.',
            lambda history: history.lost is not None and history.lost.until == math.inf),
 )

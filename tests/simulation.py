@@ -132,7 +132,7 @@ class Program:
         self.process: Process | None = None
         self.state = STOPPED
         self.up_at = self.failed_at = NEVER
-        # What memmon owes it:
+        # What memmon has done to it:
         self.hit: Process | None = None       # what memmon has stopped
         self.hit_by: Task | None = None       # the last of memmon's processes that dealt with it
         self.hits: list[tuple[float, int, float]] = []  # when, by which life, the memory
@@ -514,7 +514,7 @@ class World:
         program = self.programs.get(namespec)
         if not program:
             return
-        self.is_owed(program)
+        self.is_down(program)
         program.state = subprocess.state
         if program.state == RUNNING:
             program.up_at = self.now
@@ -523,7 +523,7 @@ class World:
         if program.state == EXITED and event.expected and program.process is not program.hit:
             program.hit = None  # it came up, and has done its work
 
-    def is_owed(self, program: Program) -> bool:
+    def is_down(self, program: Program) -> bool:
         """Tell whether a program is down because of memmon, and has not come up again."""
         if (program.state == RUNNING and program.process is not program.hit
                 and program.process and self.now - program.process.born >= 0.999
@@ -663,7 +663,7 @@ class World:
             self.wrong(f'{name} is stopped, and was measured before a wait')
         for other in self.programs.values():
             if (other is not program and other.pool == program.pool and not other.is_exempt
-                    and self.is_owed(other) and self.is_known(other, task)):
+                    and self.is_down(other) and self.is_known(other, task)):
                 self.wrong(f'{name} is stopped, and {other.namespec} is down because of memmon')
         times, secs = self.rate_limit
         lately = [at for at, life in program.restarted
@@ -724,7 +724,7 @@ class World:
     def judge_end_of(self, program: Program) -> None:
         """See whether a program is up unless somebody wants it down, and kept to its limit."""
         name, process = program.namespec, program.process
-        if (self.is_owed(program) and not program.is_exempt
+        if (self.is_down(program) and not program.is_exempt
                 and self.now - program.hits[-1][0] > 60):  # else it is restarted again and again
             is_orphan = (program.hit_by is not None
                          and self.find_listener(program.hit_by.life) is None)
@@ -767,7 +767,7 @@ class World:
         end = self.now + 1500
         while self.now < end and not self.is_closed() and (
                 any(task.life and task.process.ppid != self.supervisord.pid for task in self.tasks)
-                or any(self.is_owed(program) and not program.is_exempt
+                or any(self.is_down(program) and not program.is_exempt
                        for program in self.programs.values())):
             self.run(self.now + 10)
 

@@ -13,14 +13,14 @@ from samples import FATAL, GB, MB, options, process, reading
 from supervisor.states import ProcessStates
 
 import memmon
-from memmon import (BLOCKED, BRIEF, DUE, HARD, HELD, NEAR, SOFT, VAIN, WITHIN, Course, History,
-                    Job, Line, Reading, Restart, Server, Vain)
+from memmon import (BLOCKED, BRIEF, DUE, HARD, HELD, NEAR, SOFT, TOO_LOW, WITHIN, Course, History,
+                    Job, Line, Reading, Restart, Server, TooLow)
 
 NOW = 10_000.0
 
 
 def history(**fields: Any) -> History:
-    """Return a history with fields of its own; restarts and vain as tables of values."""
+    """Return a history with fields of its own; restarts and too_low as tables of values."""
     made = History(process())
     for name, value in fields.items():
         setattr(made, name, value)
@@ -35,8 +35,8 @@ def restarts(*ago: float, level: str = SOFT, is_for_total: bool = False) -> list
 
 ANY = '-a 200MB..300MB'
 EXACTLY_OVER = 200 + 1 / MB
-VAIN_SOFT = {SOFT: Vain(NOW - 60, 220 * MB)}
-VAIN_BOTH = {SOFT: Vain(NOW - 300, 220 * MB), HARD: Vain(NOW - 60, 400 * MB)}
+TOO_LOW_SOFT = {SOFT: TooLow(NOW - 60, 220 * MB)}
+TOO_LOW_BOTH = {SOFT: TooLow(NOW - 300, 220 * MB), HARD: TooLow(NOW - 60, 400 * MB)}
 
 
 @pytest.mark.parametrize('mb, args, fields, verdict', [
@@ -76,34 +76,34 @@ VAIN_BOTH = {SOFT: Vain(NOW - 300, 220 * MB), HARD: Vain(NOW - 60, 400 * MB)}
     (250, '-r 3/1h', {'restarts': restarts(3599.9, 2000, 1000)}, HELD),
     (250, '-r 1/1h', {'restarts': restarts(1000, is_for_total=True)}, HELD),
     (250, '', {'restarts': restarts(*range(601, 700))}, DUE),           # no cap without -r
-    (250, '-r 1/1m', {'restarts': restarts(30)}, HELD),                 # before VAIN
+    (250, '-r 1/1m', {'restarts': restarts(30)}, HELD),                 # before that
     (250, '-f 10m -r 1/1h', {'restarts': restarts(1000)}, HELD),        # before BRIEF
     (350, '-f 10m -r 1/1h', {'restarts': restarts(1000)}, HELD),
     # in vain
     (250, '', {'restarts': restarts(600)}, DUE),
-    (250, '', {'restarts': restarts(599.9)}, VAIN),
-    (250, '', {'restarts': restarts(9000, 599.9)}, VAIN),
+    (250, '', {'restarts': restarts(599.9)}, TOO_LOW),
+    (250, '', {'restarts': restarts(9000, 599.9)}, TOO_LOW),
     (250, '-f 10m', {'restarts': restarts(300)}, BRIEF),                # not yet
-    (250, '-f 4m', {'restarts': restarts(300), 'over_since': NOW - 240}, VAIN),
+    (250, '-f 4m', {'restarts': restarts(300), 'over_since': NOW - 240}, TOO_LOW),
     (250, '', {'restarts': restarts(60, is_for_total=True)}, DUE),      # that was something else
-    (9999, '-r 9/1h', {'restarts': restarts(60, level=HARD)}, VAIN),
-    (250, '', {'restarts': restarts(60, level=HARD)}, VAIN),            # soft is below hard
+    (9999, '-r 9/1h', {'restarts': restarts(60, level=HARD)}, TOO_LOW),
+    (250, '', {'restarts': restarts(60, level=HARD)}, TOO_LOW),         # soft is below hard
     (350, '', {'restarts': restarts(60)}, DUE),                         # once at the hard one
     (350, '', {'restarts': restarts(60, level=HARD, is_for_total=True)}, DUE),
     (350, '', {'restarts': restarts(600, level=HARD)}, DUE),
-    # in vain before: it has been weighed
-    (250, '', {'vain': {SOFT: Vain(NOW - 59.9, 100 * MB)}}, VAIN),      # it is weighed still
-    (250, '', {'vain': {SOFT: Vain(NOW - 60, 166 * MB)}}, DUE),
-    (300, '', {'vain': {SOFT: Vain(NOW - 60, 200 * MB)}}, VAIN),        # exactly half more
-    (300, '', {'vain': {SOFT: Vain(NOW - 60, 200 * MB - 1)}}, DUE),
-    (250, '', {'vain': VAIN_SOFT}, VAIN),
-    (250, '', {'vain': VAIN_SOFT, 'restarts': restarts(5000)}, VAIN),   # until it is forgotten
-    (310, '', {'vain': VAIN_SOFT}, DUE),                                # over the hard size
-    (310, '', {'vain': {SOFT: Vain(NOW, 310 * MB)}}, DUE),              # also while it is weighed
-    (600, '', {'vain': VAIN_BOTH}, VAIN),
-    (600 + 1 / MB, '', {'vain': VAIN_BOTH}, DUE),
-    (600 + 1 / MB, '', {'vain': {HARD: Vain(NOW - 59, 400 * MB)}}, VAIN),
-    (310, '', {'vain': VAIN_SOFT, 'restarts': restarts(30, level=HARD)}, VAIN),
+    # in vain before: its peak is known
+    (250, '', {'too_low': {SOFT: TooLow(NOW - 59.9, 100 * MB)}}, TOO_LOW),  # not taken yet
+    (250, '', {'too_low': {SOFT: TooLow(NOW - 60, 166 * MB)}}, DUE),
+    (300, '', {'too_low': {SOFT: TooLow(NOW - 60, 200 * MB)}}, TOO_LOW),  # exactly half more
+    (300, '', {'too_low': {SOFT: TooLow(NOW - 60, 200 * MB - 1)}}, DUE),
+    (250, '', {'too_low': TOO_LOW_SOFT}, TOO_LOW),
+    (250, '', {'too_low': TOO_LOW_SOFT, 'restarts': restarts(5000)}, TOO_LOW),  # not forgotten yet
+    (310, '', {'too_low': TOO_LOW_SOFT}, DUE),                          # over the hard size
+    (310, '', {'too_low': {SOFT: TooLow(NOW, 310 * MB)}}, DUE),         # at once
+    (600, '', {'too_low': TOO_LOW_BOTH}, TOO_LOW),
+    (600 + 1 / MB, '', {'too_low': TOO_LOW_BOTH}, DUE),
+    (600 + 1 / MB, '', {'too_low': {HARD: TooLow(NOW - 59, 400 * MB)}}, TOO_LOW),
+    (310, '', {'too_low': TOO_LOW_SOFT, 'restarts': restarts(30, level=HARD)}, TOO_LOW),
 ])
 def test_judge(mb: float | None, args: str, fields: Dict[str, Any], verdict: str) -> None:
     taken = reading(None if mb is None else mb * MB, ANY)
@@ -131,13 +131,13 @@ LATELY = restarts(599, is_for_total=True)
     (900, 1025, '-r 1/1h', {'restarts': restarts(9)}, HELD),
     (900, 3000, '-r 1/1h', {'restarts': restarts(9)}, HELD),  # over the hard size as well
     (900, 1025, '', {'restarts': restarts(9)}, DUE),          # for a limit of its own
-    (900, 1025, '', {'vain': {SOFT: Vain(NOW - 99, GB)}}, DUE),
-    (900, 1025, '', {'restarts': LATELY}, VAIN),              # no base yet
-    (900, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, VAIN),
-    (900, 1025, '', {'restarts': LATELY, 'total_base': 950 * MB}, VAIN),
-    (910.24, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, VAIN),  # 1 % of the limit
+    (900, 1025, '', {'too_low': {SOFT: TooLow(NOW - 99, GB)}}, DUE),
+    (900, 1025, '', {'restarts': LATELY}, TOO_LOW),                     # no base yet
+    (900, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, TOO_LOW),
+    (900, 1025, '', {'restarts': LATELY, 'total_base': 950 * MB}, TOO_LOW),
+    (910.24, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, TOO_LOW),  # 1 % of the limit
     (910.25, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, DUE),
-    (900, 2048, '', {'restarts': LATELY, 'total_base': 900 * MB}, VAIN),
+    (900, 2048, '', {'restarts': LATELY, 'total_base': 900 * MB}, TOO_LOW),
     (900, 2049, '', {'restarts': LATELY, 'total_base': 900 * MB}, DUE),  # over the hard size
     (900, 1025, '', {'restarts': restarts(600, is_for_total=True)}, DUE),
 ])
@@ -207,11 +207,11 @@ def test_what_is_still_down_is_told_each_day(monkeypatch: pytest.MonkeyPatch) ->
     (100, '', {'restarts': restarts(9)}, False, 300),  # soft would be in vain
     (100, '', {'restarts': restarts(9, level=HARD)}, False, math.inf),
     (100, '', {'restarts': restarts(600)}, False, 200),
-    (230, '', {'vain': {SOFT: Vain(NOW - 60, 180 * MB)}}, False, 270),
-    (230, '', {'vain': {SOFT: Vain(NOW - 9, 180 * MB)}}, False, 300),
-    (100, '', {'vain': {SOFT: Vain(NOW - 60, 100 * MB)}}, False, 200),
-    (350, '', {'vain': {SOFT: Vain(NOW - 60, 900 * MB), HARD: Vain(NOW - 60, 400 * MB)}}, False,
-     600),
+    (230, '', {'too_low': {SOFT: TooLow(NOW - 60, 180 * MB)}}, False, 270),
+    (230, '', {'too_low': {SOFT: TooLow(NOW - 9, 180 * MB)}}, False, 300),
+    (100, '', {'too_low': {SOFT: TooLow(NOW - 60, 100 * MB)}}, False, 200),
+    (350, '', {'too_low': {SOFT: TooLow(NOW - 60, 900 * MB), HARD: TooLow(NOW - 60, 400 * MB)}},
+     False, 600),
 ])
 def test_next_size(mb: float, args: str, fields: Dict[str, Any], waits: bool, size: float) -> None:
     made = history(reading=reading(mb * MB, ANY), **fields)
@@ -226,8 +226,8 @@ FIELDS = st.fixed_dictionaries({
     'is_blocked': st.booleans(), 'over_since': st.sampled_from([None, NOW, NOW - 300]),
     'restarts': st.lists(st.builds(Restart, st.sampled_from([NOW - 9, NOW - 700]),
                                    st.sampled_from([SOFT, HARD]), st.booleans()), max_size=2),
-    'vain': st.dictionaries(st.sampled_from([SOFT, HARD]), st.builds(
-        Vain, st.sampled_from([NOW - 9, NOW - 99]), st.integers(1, 999 * MB)))})
+    'too_low': st.dictionaries(st.sampled_from([SOFT, HARD]), st.builds(
+        TooLow, st.sampled_from([NOW - 9, NOW - 99]), st.integers(1, 999 * MB)))})
 ARGS = st.sampled_from(['', '-f 5m', '-r 1/5m', '-r 2/1h', '-f 5m -r 1/1h', '-w 50'])
 
 
@@ -299,20 +299,20 @@ def test_rate_of_a_young_process_of_unknown_age_is_not_known() -> None:
     assert made.rate == 0
 
 
-def test_weight_is_the_most_of_a_minute() -> None:
-    made = history(vain={SOFT: Vain(100, 210 * MB)})
-    weights = [notes((at, mb), made=made).vain[SOFT].weight // MB
-               for at, mb in ((100, 250), (130, 240), (160, 260), (161, 500))]
-    assert weights == [250, 250, 260, 260]
+def test_peak_of_a_limit_too_low_is_the_most_of_a_minute() -> None:
+    made = history(too_low={SOFT: TooLow(100, 210 * MB)})
+    peaks = [notes((at, mb), made=made).too_low[SOFT].peak // MB
+             for at, mb in ((100, 250), (130, 240), (160, 260), (161, 500))]
+    assert peaks == [250, 250, 260, 260]
 
 
 def test_vain_is_forgotten_after_ten_minutes_on_end_below_the_limit() -> None:
-    made = history(vain={SOFT: Vain(0, 210 * MB)})
+    made = history(too_low={SOFT: TooLow(0, 210 * MB)})
     made.said_ever = {'limit too low': 0, 'wrapper': 0}
     notes((0, 250), (1, 100), (599, 100), (600 - 1 / 8, 200), made=made)
-    assert made.vain and 'limit too low' in made.said_ever
+    assert made.too_low and 'limit too low' in made.said_ever
     notes((600, 200), made=made)
-    assert not made.vain and list(made.said_ever) == ['wrapper']
+    assert not made.too_low and list(made.said_ever) == ['wrapper']
 
 
 @pytest.mark.parametrize('looks, is_kept', [
@@ -323,24 +323,24 @@ def test_vain_is_forgotten_after_ten_minutes_on_end_below_the_limit() -> None:
 ])
 def test_ten_minutes_begin_anew_with_each_look_that_is_over(
         looks: Sequence[tuple[float, float | None]], is_kept: bool) -> None:
-    assert bool(notes(*looks, made=history(vain={SOFT: Vain(0, MB)})).vain) == is_kept
+    assert bool(notes(*looks, made=history(too_low={SOFT: TooLow(0, MB)})).too_low) == is_kept
 
 
 def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
-    made = notes((1, 250), made=history(vain={SOFT: Vain(0, MB)}, restarts=restarts(1)))
+    made = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
     made.said, made.said_ever = {'held': 1}, {'limit too low': 1}
     made.refused, made.total_base, made.wrapper_due, made.part = HARD, 5, 100, made.reading
     made.show(process(now=2000))  # the same run
     assert made.over_since == 1 and made.said and made.process.now == 2000
     for process_again in (process(pid=1500), process(start=1500)):
-        again = notes((1, 250), made=history(vain={SOFT: Vain(0, MB)}, restarts=restarts(1)))
+        again = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
         again.said, again.said_ever = {'held': 1}, {'limit too low': 1}
         again.refused, again.total_base, again.part = HARD, 5, again.reading
         again.show(process_again)
         assert [again.over_since, again.said, again.course.points, again.reading, again.rate,
                 again.refused, again.total_base, again.part] == [
                     None, {}, [], None, 0, '', None, None]
-        assert again.vain and again.restarts and again.said_ever and again.over_last == 1
+        assert again.too_low and again.restarts and again.said_ever and again.over_last == 1
     made.show(process(pid=1500))
     assert made.wrapper_due == 10
 
@@ -562,7 +562,7 @@ def test_slow_leak_is_restarted_each_time_it_is_over(mb_per_hour: float,
 @pytest.mark.parametrize('args', ['-a 200MB', '-a 200MB..400MB'])
 def test_fast_leak_is_restarted_all_the_same_and_told_once(args: str,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    """10 MB/s: 650 MB at the next tick, 600 MB more while it is weighed, and half of all that."""
+    """10 MB/s: 650 MB at the next tick, 600 MB more in the minute after, and half of all that."""
     sizes: list[float] = []
 
     def leak(uptime: float) -> float:
@@ -734,7 +734,7 @@ def test_what_is_restarted_for_its_own_limit_goes_before_the_total(
     assert [name for at, name in world.restarts if at == 0] == ['b']
 
 
-@pytest.mark.parametrize('mb, began, is_failing, is_owed, left', [
+@pytest.mark.parametrize('mb, began, is_failing, stop_requested, left', [
     (1500, 99, False, True, None),   # it is under way
     (1500, 50, False, True, None),   # over soft, however long that takes
     (3000, 91, False, True, None),   # over hard, for ten seconds
@@ -744,10 +744,10 @@ def test_what_is_restarted_for_its_own_limit_goes_before_the_total(
     (1500, 99, True, True, 1500),    # a program whose start fails for days
 ])
 def test_total_waits_for_the_stop_under_way(mb: float, began: float, is_failing: bool,
-                                            is_owed: bool, left: float | None) -> None:
+                                            stop_requested: bool, left: float | None) -> None:
     listener = memmon.Listener(options('-t 1GB..2GB'), Server('unix:///none'))
     made = history(part=reading(700 * MB, '-t 1GB..2GB'))
-    worker = memmon.Worker(1, 1, [Job(made, reading(), None, is_owed=is_owed)])
+    worker = memmon.Worker(1, 1, [Job(made, reading(), None, stop_requested=stop_requested)])
     worker.began, worker.is_failing = began, is_failing
     listener.workers.workers = [worker]
     found = listener.without_stopping(reading(mb * MB, '-t 1GB..2GB'), 100)

@@ -397,10 +397,10 @@ def test_look_before_the_next_tick(args: str, interval: int, memory: int, rate: 
 
 
 @pytest.mark.parametrize('seen_at, secs', [(1000.0, 50), (1050.0, None)])
-def test_what_was_in_vain_is_weighed_after_a_minute(seen_at: float, secs: float | None) -> None:
+def test_peak_is_known_after_a_minute(seen_at: float, secs: float | None) -> None:
     listener = growing('-a 100MB', 3600, 110 * MB, 0)
     history = listener.monitor.limited[0]
-    history.vain, history.seen_at = {'soft': memmon.Vain(990.0, 110 * MB)}, seen_at
+    history.too_low, history.seen_at = {'soft': memmon.TooLow(990.0, 110 * MB)}, seen_at
     listener.plan_look(1000.0, 0)
     assert listener.look_at == (None if secs is None else 1000 + secs)
 

@@ -19,7 +19,7 @@ from harness import LIMIT, StartListener, StartSupervisord, run, section, sleepe
 from supervisor.states import ProcessStates
 
 import memmon
-from memmon import MB, Monitor, Process, Reading, Server, Vain
+from memmon import MB, Monitor, Process, Reading, Server, TooLow
 
 pytest.importorskip('prometheus_client', reason='needs prometheus_client')
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
@@ -108,8 +108,8 @@ def set_held_for_total(history: memmon.History) -> None:
     history.said['held for -t'] = 1
 
 
-def set_vain(history: memmon.History) -> None:
-    history.vain['soft'] = Vain(1, 100)
+def set_too_low(history: memmon.History) -> None:
+    history.too_low['soft'] = TooLow(1, 100)
 
 
 def set_lost(history: memmon.History) -> None:
@@ -125,7 +125,7 @@ def set_failures(history: memmon.History) -> None:
 
 
 @pytest.mark.parametrize('change, name, value', [
-    (set_held, 'held', 1), (set_held_for_total, 'held', 1), (set_vain, 'limit_too_low', 1),
+    (set_held, 'held', 1), (set_held_for_total, 'held', 1), (set_too_low, 'limit_too_low', 1),
     (set_lost, 'lost', 1), (set_restarts, 'restarts_total', 3),
     (set_failures, 'restart_failures_total', 4),
 ])

@@ -142,17 +142,17 @@ TOO_LOW = (': it is over its limit again 0:01:00 after a restart: raise the limi
     ('-a 200MB -r 1/90', memmon.HELD, BIG, None, [
         f'held shop:web: {CAUSE}; memmon has restarted it 1 time within 0:01:30: it is left '
         'running']),
-    ('-a 200MB', memmon.VAIN, BIG, None, [
+    ('-a 200MB', memmon.TOO_LOW, BIG, None, [
         f'limit too low shop:web: {CAUSE}{TOO_LOW}'.replace(': it is', '; it is')]),
-    ('-a 200MB..300MB', memmon.VAIN, PAIR._replace(memory=250 * MB), None, [
+    ('-a 200MB..300MB', memmon.TOO_LOW, PAIR._replace(memory=250 * MB), None, [
         'limit too low shop:web: RSS 250MB is over 200MB (-a 200MB..300MB), uptime 0:12:05'
         f'{TOO_LOW}, or is over its hard size'.replace(': it is', '; it is')]),
-    ('-a 200MB..300MB', memmon.VAIN, PAIR, None, [
+    ('-a 200MB..300MB', memmon.TOO_LOW, PAIR, None, [
         'limit too low shop:web: RSS 350MB is over 300MB (-a 200MB..300MB), uptime 0:12:05'
         f'{TOO_LOW}'.replace(': it is', '; it is')]),
     ('-a 200MB -w 80', memmon.NEAR, reading(164 * MB), None, [
         'near limit web:web: RSS 164MB of 200MB (-a 200MB), 82%']),
-    ('-t 1GB..2GB', memmon.VAIN, PART, TOTAL, []),
+    ('-t 1GB..2GB', memmon.TOO_LOW, PART, TOTAL, []),
     ('-t 1GB..2GB -w 1', memmon.NEAR, PART, TOTAL, []),
     ('-t 1GB..2GB --dry-run', memmon.DUE, PART, TOTAL, [
         'would restart shop:web: total PSS 1.5GB is over 1GB (-t 1GB..2GB), and shop:web has '

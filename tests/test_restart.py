@@ -595,7 +595,7 @@ def seen(state: str, **fields: Any) -> memmon.Process:
         'pid': 8 if state in ('RUNNING', 'STARTING') else 0, 'now': 1110, **fields})
 
 
-@pytest.mark.parametrize('process, owed, step', [
+@pytest.mark.parametrize('process, stopped_start, step', [
     (seen('STOPPING', pid=7), 1000, memmon.WAIT),
     (seen('STOPPED', stop=1105), 1000, memmon.START),
     (seen('STOPPED', stop=1105), None, memmon.START),               # it is not known which run
@@ -613,8 +613,8 @@ def seen(state: str, **fields: Any) -> memmon.Process:
     (seen('FATAL', start=1107), 1000, memmon.DOWN),
 ])
 def test_next_step_for_a_stopped_process(
-        process: memmon.Process, owed: int | None, step: str) -> None:
-    assert memmon.next_step(process, OLD, owed, [0])[0] == step
+        process: memmon.Process, stopped_start: int | None, step: str) -> None:
+    assert memmon.next_step(process, OLD, stopped_start, [0])[0] == step
 
 
 @pytest.mark.parametrize('process, moves', [
@@ -683,7 +683,8 @@ def test_sibling_that_is_fatal_is_waited_for_while_memmon_is_young(
 def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> None:
     server = ShowsOneAfterTheOther(
         seen('STOPPED', stop=1000, now=1000), seen('STARTING', now=1000), seen('FATAL', now=1001))
-    line = next(memmon.Restarting(job('web:web', is_owed=True), site(server, 0), {}, 1).lines())
+    line = next(memmon.Restarting(job('web:web', stop_requested=True), site(server, 0), {},
+                                  1).lines())
     assert (line.event, line.tried) == ('failed to start', 1000)
 
 
@@ -756,7 +757,7 @@ def test_process_that_memmon_has_stopped_comes_back(
         states: Sequence[tuple[float, str]], lines: list[tuple[int, str]], starts: list[int],
         monkeypatch: pytest.MonkeyPatch) -> None:
     server = Supervisor(shows(*states))
-    found = restart_in_time(monkeypatch, server, is_owed=True)
+    found = restart_in_time(monkeypatch, server, stop_requested=True)
     assert [event for _, event in found] == [event for _, event in lines]
     assert [secs for secs, _ in found] == pytest.approx([secs for secs, _ in lines], rel=.05)
     assert server.starts == pytest.approx(starts, rel=.1, abs=2)
@@ -771,7 +772,7 @@ def test_worker_whose_listener_has_gone_gives_up(
         monkeypatch: pytest.MonkeyPatch) -> None:
     server = Supervisor(show)
     server.refuses = starts > 1
-    found = restart_in_time(monkeypatch, server, listener_pid=1, is_owed=True)
+    found = restart_in_time(monkeypatch, server, listener_pid=1, stop_requested=True)
     assert [event for _, event in found] == [event for _, event in lines]
     assert [secs for secs, _ in found] == pytest.approx([secs for secs, _ in lines], rel=.05, abs=2)
     assert len(server.starts) == pytest.approx(starts, abs=1)
@@ -780,7 +781,7 @@ def test_worker_whose_listener_has_gone_gives_up(
 def test_listener_leaves_what_does_not_come_up_after_ten_seconds(
         monkeypatch: pytest.MonkeyPatch) -> None:
     server = Supervisor(shows((0, 'BACKOFF')))
-    assert restart_in_time(monkeypatch, server, in_listener=True, is_owed=True) == []
+    assert restart_in_time(monkeypatch, server, in_listener=True, stop_requested=True) == []
     assert 10 <= server.secs < 12
 
 
@@ -811,7 +812,7 @@ def test_start_that_is_refused_is_tried_again_for_as_long_as_it_takes(
         return seen('STOPPED', stop=1100)
     server.refuses, server.show = True, show
     with pytest.raises(AssertionError, match='it does not end'):
-        restart_in_time(monkeypatch, server, is_owed=True)
+        restart_in_time(monkeypatch, server, stop_requested=True)
     assert server.starts[:4] == pytest.approx([0, 1, 3, 7], abs=2)
     pauses = [later - earlier for earlier, later in zip(server.starts, server.starts[1:])]
     assert 55 < max(pauses) < 70
@@ -859,7 +860,7 @@ def test_member_of_a_pool_that_has_ended_says_nothing_of_the_next(
     found: list[tuple[int, str]] = []
     monkeypatch.setattr(memmon, 'send_line', lambda writer, number, line, report, site:
                         found.append((number, line.event)))
-    jobs = [job(f'web:{name}', siblings=('web:other',), is_owed=True) for name in '12']
+    jobs = [job(f'web:{name}', siblings=('web:other',), stop_requested=True) for name in '12']
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
     memmon.work_on_pool(jobs, site, 0)
     assert found == [(0, 'restarted'), (1, 'restarted')]
@@ -885,7 +886,7 @@ def test_last_try_is_waited_for_and_tries_of_supervisord_are_none_of_an_operator
     monkeypatch.setattr(memmon, 'FATAL_PAUSES', (memmon.ORPHAN_PATIENCE_SECS + 60,))
     server: Any = FailsAgain(seen('FATAL', start=1107))
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
-    line = list(memmon.Restarting(job('web:web', is_owed=True), site, {}, 1).lines())[-1]
+    line = list(memmon.Restarting(job('web:web', stop_requested=True), site, {}, 1).lines())[-1]
     assert (line.event, line.tried) == ('gave up starting', 1810)
     assert '; it is FATAL: ' in line.text
 
@@ -920,7 +921,7 @@ def test_eight_young_workers_at_once_and_those_that_fail_or_grow_old_do_not_coun
     assert (len(workers.workers), len(workers.queue)) == (10, 3)
 
 
-@pytest.mark.parametrize('lines, owed', [
+@pytest.mark.parametrize('lines, left', [
     ([], []),                                       # killed before it asked for the stop
     ([memmon.Line(memmon.STOPPING)], ['a:1']),
     ([memmon.Line(memmon.STOPPING), memmon.Line('failed to start')],
@@ -928,7 +929,7 @@ def test_eight_young_workers_at_once_and_those_that_fail_or_grow_old_do_not_coun
     ([memmon.Line(memmon.STOPPING), memmon.Line('restarted', new_pid=8)], []),
 ])
 def test_killed_worker_leaves_what_it_had_announced_to_the_next(
-        lines: list[memmon.Line], owed: list[str], workers: memmon.Workers,
+        lines: list[memmon.Line], left: list[str], workers: memmon.Workers,
         caplog: pytest.LogCaptureFixture) -> None:
     reader, writer = os.pipe()
     worker = memmon.Worker(2 ** 22 + 1, reader, [job('a:1'), job('a:2')])
@@ -940,8 +941,8 @@ def test_killed_worker_leaves_what_it_had_announced_to_the_next(
     while worker in workers.workers:
         found += workers.collect([reader])
     assert [line.event for _, line in found] == [line.event for line in lines]
-    assert [each.reading.process.namespec for jobs in workers.queue for each in jobs] == owed
-    assert all(jobs[0].is_owed for jobs in workers.queue)
-    assert len(caplog.messages) == len(owed)
+    assert [each.reading.process.namespec for jobs in workers.queue for each in jobs] == left
+    assert all(jobs[0].stop_requested for jobs in workers.queue)
+    assert len(caplog.messages) == len(left)
     assert [each.is_reported for jobs in workers.queue for each in jobs] == [
-        len(lines) > 1] * len(owed)
+        len(lines) > 1] * len(left)
