@@ -1073,7 +1073,7 @@ def sizes_of(limit: Limit | None, machine: int) -> tuple[float, float]:
 
 
 def take_reading(processes: Processes, process: Process, limit: Limit | None,
-                 sizes: tuple[float, float], options: Options, exactly: bool, now: float = 0
+                 sizes: tuple[float, float], options: Options, exactly: bool, now: int = 0
                  ) -> Reading:
     """Measure a process: exactly as its limit counts, or by what that cannot exceed.
 
@@ -1085,7 +1085,8 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
     if for_total or options.cumulative:
         name += '' if for_total else ' with descendants'
         pids = tree(processes, process.pid)
-    rss = bound = memory = measure_rss(processes, pids)
+    rss = bound = memory = (measure_rss(processes, pids) if len(pids) > 1
+                            else processes.rss(process.pid))
     unread: tuple[int, ...] = ()
     if measure.fields and rss is not None:
         if 'SwapPss' in measure.fields and has_swap():
@@ -1094,7 +1095,7 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
             memory, unread = measure_exactly(processes, pids, measure)
     uptime = None
     if process.start < LAST_SECOND:
-        uptime = int(now or time.time()) - process.start
+        uptime = (now or int(time.time())) - process.start
         if uptime < 0:  # the clock was set back
             uptime = 0
     return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, name, uptime,
@@ -1120,31 +1121,29 @@ class Course:
 
     def __init__(self) -> None:
         self.past: list[tuple[float, int]] = []  # seconds of the monotonic clock, bytes
-        self.most = self.last = NO_POINT         # of the present stretch, and of all
-        self.looks = 0                           # in the present stretch
+        self.last = -math.inf, 0
         self.stretch = 1                         # looks
+        self.looks = 0
 
     def add(self, now: float, memory: int) -> None:
         """Add what a look has shown."""
         self.last = now, memory
-        if memory >= self.most[1]:
-            self.most = self.last
-        self.looks += 1
-        if self.looks >= self.stretch:
-            self.past.append(self.most)
-            self.most, self.looks = NO_POINT, 0
-            if len(self.past) > self.MOST_POINTS - 2:
+        if self.looks % self.stretch == 0:
+            self.past.append(self.last)
+            if len(self.past) == self.MOST_POINTS - 1:
                 first, *others = self.past
                 self.past = [first, *(max(pair, key=itemgetter(1))
                                       for pair in zip(others[::2], others[1::2]))]
+                self.looks = self.stretch  # the last pair is half of a new stretch and this look
                 self.stretch *= 2
+        elif memory >= self.past[-1][1]:
+            self.past[-1] = self.last
+        self.looks += 1
 
     @property
     def points(self) -> list[tuple[float, int]]:
         """The first look, the most of each stretch, and the last look."""
-        ends = [end for end in (self.most, self.last)
-                if end not in (NO_POINT, *self.past[-1:])]
-        return [*self.past, *dict.fromkeys(ends)]
+        return self.past + [self.last] * (self.past != [] and self.last != self.past[-1])
 
     def describe(self, room: float) -> str:
         """Return where it came from and where it goes, when so many bytes are left; or nothing."""
@@ -1167,7 +1166,6 @@ class Course:
         return ''.join('▁▂▃▄▅▆▇█'[min(7, 8 * size // peak)] for _, size in self.points)
 
 
-NO_POINT = -math.inf, -1
 LONGEST_FORECAST_SECS = 365 * 24 * 60 * 60
 
 
@@ -1207,8 +1205,7 @@ class History:
         # Of this run:
         self.reading: Reading | None = None   # the last
         self.course = Course()
-        self.before: Reading | None = None    # the one before that
-        self.secs = 0.0                       # between the two
+        self.rate = 0.0                       # bytes a second, since the look before or its start
         self.seen_at = 0.0                    # when it was measured last, as are all times below:
         self.over_since: float | None = None  # seconds of the monotonic clock
         self.part: Reading | None = None      # of the total
@@ -1228,22 +1225,22 @@ class History:
     def show(self, process: Process) -> None:
         """Take over what supervisord shows; forget what was true of another run."""
         if process.run != self.process.run:
-            self.reading, self.before, self.course, self.over_since = None, None, Course(), None
+            self.reading, self.rate, self.course, self.over_since = None, 0.0, Course(), None
             self.part, self.total_base, self.refused = None, None, ''
             self.wrapper_due, self.said = 10, {}
         self.process = process
 
     def note(self, reading: Reading, now: float) -> None:
         """Remember what a look has shown."""
-        self.before = self.reading
-        self.reading = reading
-        memory = reading.memory
+        before, self.reading = self.reading, reading
+        memory, last = reading.memory, self.seen_at
+        is_steady = before and before.memory == memory
+        self.rate = 0.0 if is_steady else growth(before, reading, now - last)
         if memory is None:
             return
+        self.seen_at = now
         if reading.is_exact:
             self.course.add(now, memory)
-        last, self.seen_at = self.seen_at, now
-        self.secs = now - last
         if memory > reading.soft:
             self.over_since = now if self.over_since is None else self.over_since
             self.over_last = now
@@ -1257,13 +1254,6 @@ class History:
             if now - self.over_last >= TOO_LOW_SECS:
                 self.too_low = {}
                 self.said_ever.pop('limit too low', None)
-
-    @property
-    def rate(self) -> float:
-        """Its growth since the look before, in bytes a second; since its start, if it is new."""
-        if not self.reading or self.before and self.before.memory == self.reading.memory:
-            return 0
-        return growth(self.before, self.reading, self.secs)
 
     def restarts_within(self, secs: float, now: float) -> list[Restart]:
         """Return memmon's restarts within some time, whoever else restarted it in between."""
@@ -2379,7 +2369,7 @@ class Monitor:
         if self.uses_percent:
             self.resolve_limits()
         options = self.options
-        clock = time.time()
+        clock = int(time.time())
         pairs = [(history, take_reading(processes, history.process, history.limit, history.sizes,
                                         options, False, clock))
                  for history in (self.running if everything or options.metrics else self.limited)]
@@ -2945,15 +2935,14 @@ class Listener:
         has_before = 'before' in dict(self.options.on)
         waits = [math.inf]
         for history in self.monitor.limited:
-            for too_low in history.too_low.values():  # its peak is taken for a minute
-                secs = too_low.since + PEAK_SECS - now
+            for too_low in history.too_low.values() if history.too_low else ():
+                secs = too_low.since + PEAK_SECS - now  # its peak is taken for a minute
                 if history.seen_at < too_low.since + PEAK_SECS and secs < left:
                     waits.append(max(least, secs))
-            rate = history.rate
-            if rate > 0 and history.reading:
+            if history.rate > 0 and history.reading:
                 size = next_size(history, self.options, now,
                                  has_before and 'postponed' in history.said)
-                secs = (size - (history.reading.memory or 0)) / rate
+                secs = (size - (history.reading.memory or 0)) / history.rate
                 waits.append(max(least, secs / 2) if secs < left else math.inf)
         total, rate = self.monitor.total.reading, self.monitor.total_rate
         if self.options.total and total and rate > 0:

@@ -362,8 +362,7 @@ def growing(args: str, interval: int, memory: int, rate: float) -> memmon.Listen
     history = memmon.History(process)
     sizes = memmon.sizes_of(limit, 1 << 40)
     history.reading = memmon.Reading(process, limit, *sizes, memory, memory, memory, 'RSS', 99)
-    history.before, history.secs = history.reading._replace(memory=int(memory - rate)), 1
-    history.limit, history.sizes = limit, sizes
+    history.limit, history.sizes, history.rate = limit, sizes, rate
     listener.monitor.limited = [history]
     listener.interval, listener.last_tick = interval, 1000.0
     return listener
