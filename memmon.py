@@ -517,10 +517,11 @@ class MeasureError(Exception):
 
 
 class Measure(NamedTuple):
-    """What is counted: a row of MEASURES."""
+    """What is counted, and of what."""
 
     name: str                # for people
     fields: Tuple[str, ...]  # of smaps_rollup, which are added up; none: the RSS counts
+    with_tree: bool = False  # with all descendants
 
 
 # See proc(5). A leak is made of what is private: file pages are dropped when there is no room.
@@ -529,9 +530,11 @@ MEASURES = {
     'pss': Measure('PSS', ('Pss',)),
     'private': Measure('private memory', ('Pss_Anon', 'Pss_Shmem', 'SwapPss')),
 }
-# Swap is no part of the memory of a container.
-TOTAL_MEASURES = {**MEASURES, 'rss': MEASURES['pss'],
-                  'private': Measure('private memory', ('Pss_Anon', 'Pss_Shmem'))}
+# Of all processes together. Swap is no part of the memory of a container.
+TOTAL_MEASURES = {
+    **dict.fromkeys(('rss', 'pss'), Measure('PSS', ('Pss',), True)),
+    'private': Measure('private memory', ('Pss_Anon', 'Pss_Shmem'), True),
+}
 DEAR_SECS = 1  # what a look may take for smaps_rollup, which takes some 10 ms for each GB
 
 PAGE_BYTES = os.sysconf('SC_PAGE_SIZE')
@@ -1034,7 +1037,7 @@ class Reading(NamedTuple):
     rss: Optional[int]      # None: not known
     bound: Optional[int]    # what the memory cannot exceed
     memory: Optional[int]   # what counts
-    measure: str            # what that is, such as RSS with descendants
+    measure: Measure        # what that is
     uptime: Optional[int]   # seconds; None: not known
     is_exact: bool = True   # else the memory is the bound
     unread: Tuple[int, ...] = ()  # pids of which the bound had to do
@@ -1072,19 +1075,21 @@ def sizes_of(limit: Limit | None, machine: int) -> tuple[float, float]:
     return min(limit.soft.in_bytes(machine), hard), hard
 
 
+def measure_of(options: Options) -> Measure:
+    """Return what of a process is compared with its own limit."""
+    measure = MEASURES[options.kind]
+    return measure if not options.cumulative else measure._replace(
+        name=f'{measure.name} with descendants', with_tree=True)
+
+
 def take_reading(processes: Processes, process: Process, limit: Limit | None,
-                 sizes: tuple[float, float], options: Options, exactly: bool, now: int = 0
+                 sizes: tuple[float, float], measure: Measure, exactly: bool, now: int = 0
                  ) -> Reading:
     """Measure a process: exactly as its limit counts, or by what that cannot exceed.
 
     now: seconds since the epoch, if the caller knows them: to ask costs as much as to judge.
     """
-    for_total = limit is not None and limit is options.total
-    measure = (TOTAL_MEASURES if for_total else MEASURES)[options.kind]
-    name, pids = measure.name, [process.pid]
-    if for_total or options.cumulative:
-        name += '' if for_total else ' with descendants'
-        pids = tree(processes, process.pid)
+    pids = tree(processes, process.pid) if measure.with_tree else [process.pid]
     rss = bound = memory = (measure_rss(processes, pids) if len(pids) > 1
                             else processes.rss(process.pid))
     unread: tuple[int, ...] = ()
@@ -1098,16 +1103,16 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
         uptime = (now or int(time.time())) - process.start
         if uptime < 0:  # the clock was set back
             uptime = 0
-    return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, name, uptime,
+    return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, measure, uptime,
                    exactly or not measure.fields, unread)
 
 
-def add_up(readings: Sequence[Reading], limit: Limit, sizes: tuple[float, float]) -> Reading:
+def add_up(readings: Sequence[Reading], limit: Limit, sizes: tuple[float, float],
+           measure: Measure) -> Reading:
     """Return the reading of all processes together."""
     return Reading(ALL, limit, *sizes, sum(reading.rss or 0 for reading in readings),
                    sum(reading.bound or 0 for reading in readings),
-                   sum(reading.memory or 0 for reading in readings),
-                   readings[0].measure if readings else '', None,
+                   sum(reading.memory or 0 for reading in readings), measure, None,
                    all(reading.is_exact for reading in readings))
 
 
@@ -1475,9 +1480,9 @@ def look_below(processes: Processes, process: Process) -> str:
 def describe_use(reading: Reading) -> str:
     """Return what a process uses, such as RSS 70.6MB."""
     if reading.memory is None:
-        return f'{reading.measure} unknown'
-    colon = ':' * (' with ' in reading.measure)
-    return f'{reading.measure}{colon} {format_size(reading.memory)}'
+        return f'{reading.measure.name} unknown'
+    colon = ':' * (' with ' in reading.measure.name)
+    return f'{reading.measure.name}{colon} {format_size(reading.memory)}'
 
 
 def describe_sizes(reading: Reading) -> str:
@@ -1850,11 +1855,12 @@ class Restarting:
             raise Done('not restarted', f'it is now {seen.statename}'
                        + f' as pid {seen.pid}' * bool(seen.pid))
         old, total = job.reading, job.total
-        reading = take_reading(processes, seen, old.limit, (old.soft, old.hard), options, True)
+        reading = take_reading(processes, seen, old.limit, (old.soft, old.hard), old.measure, True)
         if total and total.limit:
             sizes = total.soft, total.hard
             total = add_up([take_reading(processes, ALL._replace(pid=pid), total.limit, sizes,
-                                         options, True) for pid in children], total.limit, sizes)
+                                         total.measure, True) for pid in children],
+                           total.limit, sizes, total.measure)
         job.history.is_blocked = False  # its pool is busy with this very job
         verdict = judge(reading, job.history, options, time.monotonic(), total)
         excess = min(self.total_memory, total.memory or 0) - total.soft if total else 0
@@ -1996,15 +2002,15 @@ class Restarting:
 
     def describe_new(self, seen: Process) -> str:
         """Return what is to be said of the run that is up now."""
-        old, options = self.job.reading, self.site.options
+        old = self.job.reading
         text = f'pid {self.old.pid} -> '
         text += str(seen.pid or f'none, which has ended with status {seen.exitstatus}')
         with contextlib.suppress(MeasureError, OSError):
             if seen.pid:
                 processes, _ = find_children(self.site.supervisord_pid)
-                new = take_reading(processes, seen, old.limit, (old.soft, old.hard), options,
-                                   True).memory
-                text += f', {old.measure} {format_size(old.memory or 0)} -> {format_size(new or 0)}'
+                new = take_reading(processes, seen, old.limit, (old.soft, old.hard), old.measure,
+                                   True)
+                text += f', {describe_use(old)} -> {format_size(new.memory or 0)}'
         recent = len(self.job.history.restarts_within(3600, time.monotonic()))
         if recent:
             text += f', restart {recent + 1} within the hour'
@@ -2354,6 +2360,7 @@ class Monitor:
         self.uses_percent = any(limit.soft.percent or limit.hard.percent
                                 for limit in options.all_limits)
         self.counts_always = bool(options.metrics or options.warn)
+        self.measure = measure_of(options)
 
     def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
         """Return a reading of each process that has a limit, or of everything.
@@ -2368,13 +2375,14 @@ class Monitor:
             processes, children = self.name_children(now)
         if self.uses_percent:
             self.resolve_limits()
-        options = self.options
-        clock = int(time.time())
-        pairs = [(history, take_reading(processes, history.process, history.limit, history.sizes,
-                                        options, False, clock))
-                 for history in (self.running if everything or options.metrics else self.limited)]
-        if MEASURES[options.kind].fields:
-            pairs = self.refine(processes, pairs, everything)
+        options, clock = self.options, int(time.time())
+        histories = self.running if everything or options.metrics else self.limited
+        readings = [take_reading(processes, history.process, history.limit, history.sizes,
+                                 self.measure, False, clock) for history in histories]
+        if self.measure.fields:
+            last = {history.process.pid: history.reading for history in histories}
+            self.read_exactly(processes, readings, last, everything)
+        pairs = list(zip(histories, readings))
         for history, reading in pairs:
             history.note(reading, now)
             if (reading.uptime or 0) >= history.wrapper_due and not (
@@ -2384,56 +2392,44 @@ class Monitor:
             self.look_at_total(processes, children, options.total, now)
         return pairs
 
-    def refine(self, processes: Processes, pairs: list[tuple[History, Reading]],
-               everything: bool) -> list[tuple[History, Reading]]:
-        """Return readings as their limit counts, where their bound is a reason to read that.
+    def read_exactly(self, processes: Processes, readings: list[Reading],
+                     last: Mapping[int, Reading | None], everything: bool) -> None:
+        """Read what the limits count, where a bound is a reason for that: the largest first.
 
-        That may take a second; what was not read then keeps the memory of its last reading.
+        That may take a second; what was not read then keeps the memory of its last reading, by
+        pid. Log once that what counts cannot be read.
         """
         deadline = time.monotonic() + DEAR_SECS
-        order = sorted(range(len(pairs)), key=lambda place: pairs[place][1].bound or 0,
-                       reverse=True)
-        for place in order:
-            history, reading = pairs[place]
-            last = history.reading
+        for place, reading in sorted(enumerate(readings), key=lambda pair: -(pair[1].bound or 0)):
+            before = last.get(reading.process.pid)
             is_counted = everything or self.counts_always and reading.soft != math.inf
             if reading.bound is None or not is_counted and reading.bound <= reading.soft:
                 continue
-            pairs[place] = history, self.read_exactly(processes, reading, last, deadline)
-        return pairs
-
-    def read_exactly(self, processes: Processes, reading: Reading, last: Reading | None,
-                     deadline: float) -> Reading:
-        """Return a reading as its limit counts, after the deadline with the memory of the last.
-
-        Log once that what counts cannot be read.
-        """
-        if time.monotonic() >= deadline and last and last.is_exact:
-            return reading._replace(memory=last.memory, is_exact=True)
-        reading = take_reading(processes, reading.process, reading.limit,
-                               (reading.soft, reading.hard), self.options, True)
-        if reading.unread:
-            say_once(self.said, 'unread', logging.WARNING,
-                     f'the {reading.measure} of {reading.process.namespec} cannot be read '
-                     f'({name_pids(reading.unread)}): the RSS counts there')
-        return reading
+            if time.monotonic() >= deadline and before and before.is_exact:
+                readings[place] = reading._replace(memory=before.memory, is_exact=True)
+                continue
+            readings[place] = exact = take_reading(
+                processes, reading.process, reading.limit, (reading.soft, reading.hard),
+                reading.measure, True)
+            if exact.unread:
+                say_once(self.said, 'unread', logging.WARNING,
+                         f'the {exact.measure.name} of {exact.process.namespec} cannot be read '
+                         f'({name_pids(exact.unread)}): the RSS counts there')
 
     def look_at_total(self, processes: Processes, children: Iterable[int], limit: Limit,
                       now: float) -> None:
         """Measure all processes together, and each as it counts for that."""
         sizes, total = sizes_of(limit, self.machine), self.total
+        measure = TOTAL_MEASURES[self.options.kind]
         by_pid = {history.process.pid: history for history in self.running}
         readings = [take_reading(processes, by_pid[pid].process if pid in by_pid
-                                 else ALL._replace(pid=pid), limit, sizes, self.options, False)
+                                 else ALL._replace(pid=pid), limit, sizes, measure, False)
                     for pid in children]
-        whole = add_up(readings, limit, sizes)
+        whole = add_up(readings, limit, sizes, measure)
         if whole.level:
-            deadline = time.monotonic() + DEAR_SECS
-            readings.sort(key=lambda reading: reading.bound or 0, reverse=True)
-            parts = {pid: history.part for pid, history in by_pid.items()}
-            readings = [self.read_exactly(processes, reading, parts.get(reading.process.pid),
-                                          deadline) for reading in readings]
-            whole = add_up(readings, limit, sizes)._replace(is_exact=True)
+            last = {pid: history.part for pid, history in by_pid.items()}
+            self.read_exactly(processes, readings, last, True)
+            whole = add_up(readings, limit, sizes, measure)._replace(is_exact=True)
         was_over, secs = total.over_since is not None, now - total.seen_at
         total.note(whole, now)
         self.total_rate = 0.0  # of all that grow: one that ends makes the others no slower
@@ -3218,7 +3214,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
     readings = [measured.get(namespec) or Reading(  # what is not hidden has just ended
         history.process._replace(pid=dict(monitor.hidden).get(namespec, 0)), history.limit,
-        *history.sizes, None, None, None, '', None)
+        *history.sizes, None, None, None, monitor.measure, None)
         for namespec, history in monitor.histories.items()]
     rows = [Row(reading, read_peak(tree(processes, reading.process.pid) if options.cumulative
                                    else [reading.process.pid]) * bool(reading.process.pid))

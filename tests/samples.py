@@ -40,4 +40,5 @@ def reading(memory: float | None = 270 * MB, args: str = '-a 200MB', **fields: A
     soft, hard = memmon.sizes_of(applied, 8 * GB)
     return Reading(**{
         'process': process(), 'limit': applied, 'soft': soft, 'hard': hard, 'rss': known,
-        'bound': known, 'memory': known, 'measure': 'RSS', 'uptime': 725, **fields})
+        'bound': known, 'memory': known, 'measure': memmon.MEASURES['rss'], 'uptime': 725,
+        **fields})

@@ -471,7 +471,7 @@ class World:
         uptime = self.now - made.process.start
         size = int(self.programs[made.process.name](uptime) * MB)
         return Reading(made.process, limit, *memmon.sizes_of(limit, 8 * GB), size, size, size,
-                       'RSS', int(uptime))
+                       memmon.MEASURES['rss'], int(uptime))
 
     def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
         self.looks += 1

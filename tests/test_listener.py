@@ -361,7 +361,8 @@ def growing(args: str, interval: int, memory: int, rate: float) -> memmon.Listen
     process = memmon.Process('a', 'a', 7, 1000, 0, 1000, 20, 'RUNNING', '', 0)
     history = memmon.History(process)
     sizes = memmon.sizes_of(limit, 1 << 40)
-    history.reading = memmon.Reading(process, limit, *sizes, memory, memory, memory, 'RSS', 99)
+    history.reading = memmon.Reading(process, limit, *sizes, memory, memory, memory,
+                                     memmon.MEASURES['rss'], 99)
     history.limit, history.sizes, history.rate = limit, sizes, rate
     listener.monitor.limited = [history]
     listener.interval, listener.last_tick = interval, 1000.0
@@ -444,7 +445,7 @@ def test_look_at_the_total_before_the_next_tick(args: str, memory: int, rate: fl
     assert total
     listener.monitor.total.reading = memmon.Reading(
         memmon.ALL, total, *memmon.sizes_of(total, 1 << 40), memory * MB, memory * MB, memory * MB,
-        'PSS', None)
+        memmon.MEASURES['pss'], None)
     listener.monitor.total_rate = rate * MB
     listener.interval, listener.last_tick = 60, 1000.0
     listener.plan_look(1000.0, took)

@@ -21,9 +21,9 @@ from memmon import EVENTS, Delivery, History, Job, Line, Reading, Report, Row
 PROCESS = process('shop:web', pid=17)
 BIG = reading(270.6 * MB, process=PROCESS, uptime=3725)
 PAIR = reading(350 * MB, '-a 200MB..300MB', process=PROCESS)
-TREE = BIG._replace(measure='RSS with descendants')
-PART = reading(700 * MB, '-t 1GB..2GB', process=PROCESS, measure='PSS')
-TOTAL = reading(1.5 * GB, '-t 1GB..2GB', process=memmon.ALL, measure='PSS')
+TREE = BIG._replace(measure=memmon.measure_of(memmon.parse_args(['-c', '-a', '1MB'])))
+PART = reading(700 * MB, '-t 1GB..2GB', process=PROCESS, measure=memmon.MEASURES['pss'])
+TOTAL = reading(1.5 * GB, '-t 1GB..2GB', process=memmon.ALL, measure=memmon.MEASURES['pss'])
 COURSE = '▃█  100MB -> 270.6MB in 1:00:00, peak 271MB'
 
 
@@ -103,7 +103,7 @@ def test_sizes_of_a_limit(of: Reading, text: str) -> None:
 
 @pytest.mark.parametrize('of, text', [
     (BIG, 'RSS 270.6MB'), (TREE, 'RSS with descendants: 270.6MB'), (PART, 'PSS 700MB'),
-    (reading(None), 'RSS unknown'), (BIG._replace(measure='private memory'),
+    (reading(None), 'RSS unknown'), (BIG._replace(measure=memmon.MEASURES['private']),
                                      'private memory 270.6MB'),
 ])
 def test_use(of: Reading, text: str) -> None:
