@@ -585,8 +585,8 @@ class ProcFiles:
 
     def rss(self, pid: int) -> int | None:
         try:
-            # Not read_proc: there is one of these for each process at each look.
-            statm = os.open(f'/proc/{pid}/statm', os.O_RDONLY)
+            # Not read_proc, and bytes: there is one of these for each process at each look.
+            statm = os.open(b'/proc/%d/statm' % pid, os.O_RDONLY)
             try:
                 return int(os.read(statm, 100).split(None, 2)[1]) * PAGE_BYTES
             finally:
