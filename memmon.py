@@ -228,12 +228,6 @@ def format_duration(secs: float) -> str:
     return str(datetime.timedelta(seconds=min(max(0, int(secs)), most)))
 
 
-def short_duration(secs: int) -> str:
-    """Return seconds as an option takes them, such as 1h."""
-    unit = next(unit for unit in 'DHMS' if secs % DURATION_UNITS[unit] == 0)
-    return f'{secs // DURATION_UNITS[unit]}{unit.lower()}'
-
-
 def one_line(value: object) -> str:
     """Return a text as one line that no terminal takes for more: of several the first and last."""
     lines = [line.strip() for line in str(value).splitlines() if line.strip()]
@@ -289,6 +283,7 @@ class Options(NamedTuple):
     config: str
     help: bool
     version: bool
+    given: str = ''                  # the options that say what is restarted when
 
     @property
     def all_limits(self) -> tuple[Limit, ...]:
@@ -316,25 +311,26 @@ class Option(NamedTuple):
         return f'{letter}--{self.name} {self.argument}'.rstrip()
 
 
+LIMITS, WHEN = 'Limits', 'When to restart'
 # getopt accepts any unambiguous prefix of a long option, --group and --sendmail among them.
 OPTIONS = (
-    Option('Limits', 'p', 'program', 'NAME=SIZE', 'limit each process of a program; NAME is a '
+    Option(LIMITS, 'p', 'program', 'NAME=SIZE', 'limit each process of a program; NAME is a '
            'program or a namespec, GROUP:NAME', partial(parse_limit_option, 'program'),
            repeats=True),
-    Option('Limits', 'g', 'groupname', 'NAME=SIZE', 'limit each process of a group',
+    Option(LIMITS, 'g', 'groupname', 'NAME=SIZE', 'limit each process of a group',
            partial(parse_limit_option, 'groupname'), repeats=True),
-    Option('Limits', 'a', 'any', 'SIZE', 'limit every child of supervisord',
+    Option(LIMITS, 'a', 'any', 'SIZE', 'limit every child of supervisord',
            partial(parse_limit_option, 'any'), None),
-    Option('Limits', 't', 'total', 'SIZE', 'limit all of them together; restart the largest',
+    Option(LIMITS, 't', 'total', 'SIZE', 'limit all of them together; restart the largest',
            partial(parse_limit_option, 'total'), None),
-    Option('Limits', 'c', 'cumulative', '', 'count a process with all its descendants'),
-    Option('Limits', 'k', 'kind', 'KIND', 'count rss (default), pss (shared memory once), or '
+    Option(LIMITS, 'c', 'cumulative', '', 'count a process with all its descendants'),
+    Option(LIMITS, 'k', 'kind', 'KIND', 'count rss (default), pss (shared memory once), or '
            'private (no file pages, but swap)', parse_measure, 'rss'),
-    Option('When to restart', 'f', 'for', 'DURATION', 'only after it has been over its limit for '
+    Option(WHEN, 'f', 'for', 'DURATION', 'only after it has been over its limit for '
            'this long', parse_duration, 0, field='patience'),
-    Option('When to restart', 'r', 'restarts', 'N/DURATION', 'at most N times in DURATION: 3/1h',
+    Option(WHEN, 'r', 'restarts', 'N/DURATION', 'at most N times in DURATION: 3/1h',
            parse_rate, None),
-    Option('When to restart', '', 'dry-run', '', 'never: report what would be restarted',
+    Option(WHEN, '', 'dry-run', '', 'never: report what would be restarted',
            field='dry_run'),
     Option('Telling', 'o', 'on', 'EVENT=COMMAND', 'run COMMAND before or after a restart (before '
            'postpones it with exit status 75), or when one has failed, is held by -r, or on warn',
@@ -408,21 +404,24 @@ def parse_args(argv: Sequence[str]) -> Options:
         raise UsageError(f'unexpected argument {rest[0]!r}: {hint_at(pairs, rest)}')
     values: dict[str, Any] = {option.field or option.name: () if option.repeats else option.default
                               for option in OPTIONS}
+    decisive: list[str] = []
     for flag, text in pairs:
         option = next(option for option in OPTIONS
                       if flag in (f'-{option.letter}', f'--{option.name}'))
+        given = one_line(f'{flag} {text}')
+        decisive += [given] * (option.heading in (LIMITS, WHEN))
         try:
             value = option.parse(text) if option.parse else True
         except ValueError as error:
             raise UsageError(f'{flag}: {one_line(error)}') from None
         if isinstance(value, Limit):
-            value = value._replace(given=one_line(f'{flag} {text}'))
+            value = value._replace(given=given)
         field = option.field or option.name
         values[field] = (*values[field], value) if option.repeats else value
     values['email'] = sum(values['email'], ())
     values['limits'] = (*values.pop('program'), *values.pop('groupname'),
                         *filter(None, [values.pop('any')]))
-    options = Options(**values)
+    options = Options(**values, given=' '.join(decisive))
     watches = options.total or any(limit.soft != NO_SIZE for limit in options.limits)
     if not (watches or options.check or options.help or options.version):
         raise UsageError('nothing to watch: give a limit with -p, -g, -a or -t, such as -a 200MB; '
@@ -2501,7 +2500,7 @@ class Monitor:
         if is_first:
             watched = sum(is_watched(history, self.options) for history in self.histories.values())
             say_once(self.said, 'watching', logging.INFO, f"watching {watched} of supervisord's "
-                     f'{len(known)} processes: {describe_limits(self.options)}')
+                     f'{len(known)} processes: {self.options.given}')
         self.say_unmatched(others)
         self.say_hidden(hidden)
         self.named = before & after
@@ -2570,18 +2569,6 @@ def find_itself(supervisord_pid: int) -> frozenset[int]:
         return frozenset([os.getpid()])
     processes, children = find_children(supervisord_pid)
     return frozenset(pid for pid in children if os.getpid() in tree(processes, pid))
-
-
-def describe_limits(options: Options) -> str:
-    """Return the options that say what is restarted when, as they were given."""
-    limits = [limit.given for limit in options.limits]
-    rate = options.restarts
-    return ' '.join([
-        *(['--dry-run'] if options.dry_run else []), *(['-c'] if options.cumulative else []),
-        *([f'-k {options.kind}'] if options.kind != 'rss' else []),
-        *([f'-f {short_duration(options.patience)}'] if options.patience else []),
-        *([f'-r {rate.times}/{short_duration(rate.secs)}'] if rate else []),
-        *([options.total.given] if options.total else []), *limits])
 
 
 class HeaderError(Exception):
@@ -2978,7 +2965,7 @@ def warn_of_missing_mailer(command: str) -> None:
 
 def listen(options: Options, server: Server) -> None:
     """Serve supervisord's events until it closes stdin. Raises HeaderError."""
-    log.info('memmon %s waits for TICK events: %s', __version__, describe_limits(options))
+    log.info('memmon %s waits for TICK events: %s', __version__, options.given)
     for sentence in tiny_limits(options):
         log.warning('%s', sentence)
     if options.email:

@@ -462,7 +462,17 @@ LIMITS = (
         cumulative=True, sendmail_program='mutt', uptime=300)),
 ])
 def test_options_are_read(args: str, expected: Options) -> None:
-    assert options(args) == expected
+    assert options(args)._replace(given='') == expected
+
+
+@pytest.mark.parametrize('args, given', [
+    ('-a 1', '-a 1'),
+    ('-m bob -a 1 --dry-run -v -c -w 80 -o after=true -k rss -u 1d', '-a 1 --dry-run -c -k rss'),
+    ('-r 3/1h --any=1KB --for 5m -p x=2KB -t 80%%',
+     '-r 3/1h --any 1KB --for 5m -p x=2KB -t 80%%'),
+])
+def test_options_that_say_what_is_restarted_when_are_shown_as_given(args: str, given: str) -> None:
+    assert options(args).given == given
 
 
 @pytest.mark.parametrize('args', [

@@ -226,7 +226,7 @@ def test_first_tick_says_what_is_watched_and_names_what_matches_nothing_once(
     listener.send()
     missing = ['WARNING memmon: -p quue=1GB matches no process; similar: queue',
                'WARNING memmon: -g late=1GB matches no process']
-    shown = '-c -r 3/1h -p web=1GB -p quue=1GB -g late=1GB'
+    shown = '-p web=1GB -p quue=1GB -g late=1GB -r 3/1h -c'
     assert listener.messages() == [
         f'INFO memmon: memmon {memmon.__version__} waits for TICK events: {shown}',
         f"INFO memmon: watching 1 of supervisord's 2 processes: {shown}", *missing]
