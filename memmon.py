@@ -1206,6 +1206,7 @@ class History:
         self.sizes = (math.inf, math.inf)     # bytes, soft and hard
         self.pool: tuple[str, ...] = ()
         self.is_blocked = False               # its pool is being restarted, or has lost one
+        self.is_hidden = False                # it runs, and cannot be measured
         # Of this run:
         self.reading: Reading | None = None   # the last
         self.course = Course()
@@ -2227,15 +2228,11 @@ class Worker:
 class Workers:
     """What is being restarted and delivered, and what waits for it."""
 
-    def __init__(self, options: Options, server: Server, said: set[str]) -> None:
-        self.options = options
-        self.server = server
-        self.said = said                        # see Monitor
-        self.supervisord_pid = 0
-        self.began = time.monotonic()
+    def __init__(self, said: set[str]) -> None:
+        self.said = said                      # see Monitor
         self.workers: list[Worker] = []
-        self.queue: list[list[Job]] = []        # a list for each pool
-        self.deliveries: list[Delivery] = []    # that wait
+        self.queue: list[list[Job]] = []      # a list for each pool
+        self.deliveries: list[Delivery] = []  # that wait
 
     def jobs(self) -> list[Job]:
         """Return all jobs that are under way or wait."""
@@ -2251,7 +2248,7 @@ class Workers:
                 pools.setdefault(job.history.pool, []).append(job)
         self.queue += pools.values()
 
-    def start_some(self) -> list[tuple[Job, Line]]:
+    def start_some(self, site: Site) -> list[tuple[Job, Line]]:
         """Start what waits, as many as may work at once; return what the listener did itself."""
         while (self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES
                and self.start([], deliver, self.deliveries[0])):
@@ -2261,7 +2258,6 @@ class Workers:
                      and time.monotonic() - worker.began < YOUNG_SECS]
             if len(young) >= MAX_YOUNG_WORKERS or len(self.workers) >= MAX_WORKERS:
                 break
-            site = Site(self.options, self.server, self.supervisord_pid, os.getpid(), self.began)
             if not self.start(self.queue[0], work_on_pool, self.queue[0], site):
                 return self.restart_here(self.queue[0], site._replace(in_listener=True))
             self.queue.pop(0)
@@ -2487,6 +2483,7 @@ class Monitor:
         for process in others:
             history = old.get(process.namespec) or History(process)
             history.show(process)
+            history.is_hidden = (process.namespec, process.pid) in hidden
             history.limit = find_limit(process, self.options.limits)
             if history.lost and not is_lost(history, now):
                 history.lost = None
@@ -2637,7 +2634,7 @@ class Listener:
         self.options = options
         self.monitor = Monitor(options, server)
         self.said = self.monitor.said
-        self.workers = Workers(options, server, self.said)
+        self.workers = Workers(self.said)
         self.write_metrics = MetricsFile(options) if options.metrics else None
         self.blind_ticks = 0                  # in a row
         self.interval = 0                     # seconds between two ticks; 0: none has come
@@ -2663,10 +2660,15 @@ class Listener:
                          'event; memmon acts on TICK events only, such as events=TICK_60')
             childutils.listener.ok(stdout)
 
+    def site(self) -> Site:
+        """Return where the workers work."""
+        return Site(self.options, self.monitor.server, self.monitor.supervisord_pid, os.getpid(),
+                    self.monitor.began)
+
     def wait(self, stdin: int) -> None:
         """Take in what the workers write, and look when that is due, until there is an event."""
         while True:
-            self.take(self.workers.start_some())
+            self.take(self.workers.start_some(self.site()))
             pipes = [worker.pipe for worker in self.workers.workers]
             ready = wait_readable([stdin, *pipes], self.secs_to_wait())
             self.take(self.workers.collect(ready))
@@ -2856,7 +2858,6 @@ class Listener:
     def restart(self, due: Sequence[Judged]) -> None:
         """Have processes restarted, those of a pool one after the other."""
         if due and not self.options.dry_run:
-            self.workers.supervisord_pid = self.monitor.supervisord_pid
             self.workers.add([Job(history, reading, total, tuple(
                 namespec for namespec, other in self.monitor.histories.items()
                 if other.pool == history.pool and other is not history))
@@ -2948,7 +2949,7 @@ class Listener:
             ready = wait_readable(pipes, 0)
             self.take(self.workers.collect(ready))
         self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].stop_requested]
-        self.take(self.workers.start_some())
+        self.take(self.workers.start_some(self.site()))
         for delivery in self.workers.deliveries:
             deliver(delivery)
 
@@ -2987,28 +2988,39 @@ def listen(options: Options, server: Server) -> None:
 
 # Metrics: what Prometheus is told.
 
+class Tick(NamedTuple):
+    """What a tick has come to."""
+
+    monitor: Monitor
+    interval: int    # seconds to the next
+    is_good: bool    # whether the processes could be checked
+    duration: float  # seconds, of the tick before this one, with the writing of the file
+
+
 class Metric(NamedTuple):
-    """A row of the table of metrics: a gauge, or a counter."""
+    """A row of a table of metrics: a gauge, or a counter."""
 
     name: str
     help: str
-    value: Callable[[Any], Optional[float]]  # of a History, or of all; None: there is none
+    value: Callable[[Any], Optional[float]]  # of a History, or of a Tick; None: there is none
     is_counter: bool = False
 
 
 def memory_of(history: History) -> float | None:
     reading = history.reading
-    if not (reading and history.process.pid and reading.soft != math.inf):
-        return None
-    return reading.memory
+    return reading.memory if reading and history.process.pid and reading.soft != math.inf else None
 
 
-PROCESS_METRICS = (
+def rss_of(history: History) -> float | None:
+    return history.reading.rss if history.reading and history.process.pid else None
+
+
+MEASURE_METRICS = (
     Metric('memmon_process_memory_bytes', 'Memory of a process, as it is compared with its limit.',
            memory_of),
-    Metric('memmon_process_rss_bytes', 'Resident set size of a process.',
-           lambda history: history.reading.rss if history.reading and history.process.pid
-           else None),
+)
+PROCESS_METRICS = (
+    Metric('memmon_process_rss_bytes', 'Resident set size of a process.', rss_of),
     Metric('memmon_process_limit_bytes', 'Soft memory limit of a process.',
            lambda history: None if history.sizes[0] == math.inf else history.sizes[0]),
     Metric('memmon_process_restarts', 'Restarts of a process by memmon.',
@@ -3021,6 +3033,26 @@ PROCESS_METRICS = (
            lambda history: bool(history.too_low)),
     Metric('memmon_process_lost', 'Whether memmon took the process down and it is not up again.',
            lambda history: history.lost is not None and history.lost.until == math.inf),
+    Metric('memmon_process_unmeasured', 'Whether a process runs that cannot be measured.',
+           lambda history: history.is_hidden),
+)
+VERSION_METRICS = (
+    Metric('memmon_info', 'The version of memmon.', lambda tick: 1),
+)
+TICK_METRICS = (
+    Metric('memmon_check_success', 'Whether the last tick could check the processes.',
+           lambda tick: tick.is_good),
+    Metric('memmon_last_tick_timestamp_seconds', 'When the last tick came.',
+           lambda tick: time.time()),
+    Metric('memmon_tick_interval_seconds', 'How often ticks come.', lambda tick: tick.interval),
+    Metric('memmon_tick_duration_seconds', 'How long the tick before this one took, with the '
+           'writing of this file.', lambda tick: tick.duration),
+    Metric('memmon_looks_between_ticks', 'Looks that did not wait for a tick.',
+           lambda tick: tick.monitor.looks, True),
+    Metric('memmon_total_bytes', 'Memory that all processes use.',
+           lambda tick: getattr(tick.monitor.total.reading, 'memory', None)),
+    Metric('memmon_total_limit_bytes', 'Soft memory limit of all processes together.',
+           lambda tick: getattr(tick.monitor.total.reading, 'soft', None)),
 )
 
 
@@ -3030,21 +3062,16 @@ class MetricsFile:
     def __init__(self, options: Options) -> None:
         from prometheus_client import CollectorRegistry
         self.options = options
-        self.families: list[Any] = []
+        self.tick: Tick | None = None
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.duration = 0.0  # seconds, of the last tick with its writing
-
-    def collect(self) -> list[Any]:
-        """Return the metrics, as prometheus_client asks for them."""
-        return self.families
 
     def __call__(self, monitor: Monitor, interval: int, is_good: bool, began: float) -> None:
         """Replace the file in one step; log it once if that fails."""
         from prometheus_client import generate_latest
         try:
-            self.families = [*self.process_families(monitor),
-                             *self.own_families(monitor, interval, is_good)]
+            self.tick = Tick(monitor, interval, is_good, self.duration)
             replace_file(self.options.metrics, generate_latest(self.registry))
             monitor.said.discard('cannot write')
         except Exception as error:  # the ticks go on
@@ -3053,52 +3080,28 @@ class MetricsFile:
                      f'{getattr(error, "strerror", None) or one_line(error)}')
         self.duration = time.monotonic() - began
 
-    def process_families(self, monitor: Monitor) -> list[Any]:
-        """Return the metrics of each process."""
+    def collect(self) -> Iterator[Any]:
+        """Yield the metrics, as prometheus_client asks for them: those that there are."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-        families = []
-        histories = [([one_line(history.process.group), one_line(history.process.name)], history)
-                     for history in monitor.histories.values()]
-        for metric in PROCESS_METRICS:
-            kind = [self.options.kind] * (metric.value is memory_of)
-            family = (CounterMetricFamily if metric.is_counter else GaugeMetricFamily)(
-                metric.name, metric.help, labels=['group', 'process', 'kind'][:2 + len(kind)])
-            for names, history in histories:
-                value = metric.value(history)
-                if value is not None:
-                    family.add_metric([*names, *kind], value)
-            families.append(family)
-        hidden = GaugeMetricFamily('memmon_process_unmeasured', 'Whether a process runs that '
-                                   'cannot be measured.', labels=['group', 'process'])
-        unmeasured = dict(monitor.hidden)
-        for names, history in histories:
-            hidden.add_metric(names, history.process.namespec in unmeasured)
-        return [*families, hidden]
-
-    def own_families(self, monitor: Monitor, interval: int, is_good: bool) -> list[Any]:
-        """Return the metrics of memmon itself and of all processes together."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-        families = [
-            InfoMetricFamily('memmon', 'The version of memmon.', {'version': __version__}),
-            GaugeMetricFamily('memmon_check_success', 'Whether the last tick could check the '
-                              'processes.', float(is_good)),
-            GaugeMetricFamily('memmon_last_tick_timestamp_seconds', 'When the last tick came.',
-                              time.time()),
-            GaugeMetricFamily('memmon_tick_interval_seconds', 'How often ticks come.', interval),
-            GaugeMetricFamily('memmon_tick_duration_seconds', 'How long the tick before this one '
-                              'took, with the writing of this file.', self.duration),
-            CounterMetricFamily('memmon_looks_between_ticks', 'Looks that did not wait for a '
-                                'tick.', monitor.looks),
-        ]
-        total = monitor.total.reading
-        if self.options.total and total and total.memory is not None:
-            families += [
-                GaugeMetricFamily('memmon_total_bytes', 'Memory that all processes use.',
-                                  total.memory),
-                GaugeMetricFamily('memmon_total_limit_bytes', 'Soft memory limit of all processes '
-                                  'together.', total.soft),
-            ]
-        return families
+        if not self.tick:
+            return
+        processes = [([one_line(history.process.group), one_line(history.process.name)], history)
+                     for history in self.tick.monitor.histories.values()]
+        measured = [([*names, self.options.kind], history) for names, history in processes]
+        names = ['group', 'process', 'kind']
+        for metrics, labels, rows in (
+                (MEASURE_METRICS, names, measured), (PROCESS_METRICS, names[:2], processes),
+                (VERSION_METRICS, ['version'], [([__version__], self.tick)]),
+                (TICK_METRICS, [], [([], self.tick)])):
+            for metric in metrics:
+                family = (CounterMetricFamily if metric.is_counter else GaugeMetricFamily)(
+                    metric.name, metric.help, labels=labels)
+                for texts, row in rows:
+                    value = metric.value(row)
+                    if value is not None:
+                        family.add_metric(texts, value)
+                if family.samples:
+                    yield family
 
 
 def replace_file(path: str, content: bytes) -> None:
@@ -3200,7 +3203,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     except (Fault, SupervisordError, MeasureError, OSError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
     readings = [measured.get(namespec) or Reading(  # what is not hidden has just ended
-        history.process._replace(pid=dict(monitor.hidden).get(namespec, 0)), history.limit,
+        history.process._replace(pid=history.process.pid * history.is_hidden), history.limit,
         *history.sizes, None, None, None, monitor.measure, None)
         for namespec, history in monitor.histories.items()]
     rows = [Row(reading, read_peak(tree(processes, reading.process.pid) if options.cumulative

@@ -94,8 +94,7 @@ def test_memory_is_there_where_it_is_compared(option: str, pid: int, memory: flo
 
 
 def test_process_that_cannot_be_measured_has_no_size(monitor: Monitor) -> None:
-    add(monitor, 'a:a', 5, '-p web=50MB..80MB', None, None)
-    monitor.hidden = [('a:a', 5)]
+    add(monitor, 'a:a', 5, '-p web=50MB..80MB', None, None).is_hidden = True
     samples = write(monitor)
     assert samples['unmeasured', 'a'] == 1
     assert ('memory_bytes', 'a') not in samples and ('rss_bytes', 'a') not in samples
@@ -168,7 +167,7 @@ def test_total_is_there_where_it_has_a_limit(monitor: Monitor) -> None:
                                     memmon.MEASURES['pss'], None)
     samples = write(monitor)
     assert (samples['total_bytes', ''], samples['total_limit_bytes', '']) == (200, 2 ** 30)
-    monitor.options = monitor.options._replace(total=None)
+    monitor.total.reading = None
     assert ('total_bytes', '') not in write(monitor)
 
 

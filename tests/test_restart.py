@@ -891,13 +891,15 @@ def test_last_try_is_waited_for_and_tries_of_supervisord_are_none_of_an_operator
     assert '; it is FATAL: ' in line.text
 
 
+NOWHERE = memmon.Site(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'), 1, 1, 0)
+
+
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
     """Workers that do nothing."""
     monkeypatch.setattr(memmon, 'fork', lambda *_: 2 ** 22 + 1)
     monkeypatch.setattr(os, 'waitpid', lambda pid, options: (pid, 0))
-    return memmon.Workers(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'),
-                          set())
+    return memmon.Workers(set())
 
 
 def test_pool_that_is_busy_takes_no_second_worker(workers: memmon.Workers) -> None:
@@ -905,7 +907,7 @@ def test_pool_that_is_busy_takes_no_second_worker(workers: memmon.Workers) -> No
     assert [len(jobs) for jobs in workers.queue] == [2, 1]
     workers.add([job('a:3'), job('c:1')])
     assert [len(jobs) for jobs in workers.queue] == [2, 1, 1]
-    workers.start_some()
+    workers.start_some(NOWHERE)
     workers.add([job('a:3'), job('d:1')])
     assert [jobs[0].history.pool for jobs in workers.queue] == [('d',)]
 
@@ -913,11 +915,11 @@ def test_pool_that_is_busy_takes_no_second_worker(workers: memmon.Workers) -> No
 def test_eight_young_workers_at_once_and_those_that_fail_or_grow_old_do_not_count(
         workers: memmon.Workers) -> None:
     workers.add([job(f'{letter}:1') for letter in 'abcdefghijklm'])
-    workers.start_some()
+    workers.start_some(NOWHERE)
     assert (len(workers.workers), len(workers.queue)) == (8, 5)
     workers.workers[0].is_failing = True
     workers.workers[1].began -= 61
-    workers.start_some()
+    workers.start_some(NOWHERE)
     assert (len(workers.workers), len(workers.queue)) == (10, 3)
 
 
