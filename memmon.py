@@ -197,7 +197,9 @@ def parse_metrics(text: str) -> str:
 def parse_addresses(text: str) -> tuple[str, ...]:
     """Return the addresses of ADDRESS[,ADDRESS]..., where each may be NAME <ADDRESS>."""
     parts = list(filter(None, map(str.strip, re.findall('(?:"[^"]*"|[^",])+', parse_text(text)))))
-    pairs = email.utils.getaddresses(parts)
+    pairs: list[tuple[str, str]] = []
+    with contextlib.suppress(RecursionError):  # of a thousand parentheses
+        pairs = email.utils.getaddresses(parts)
     # Atoms of RFC 5322, section 3.2.3; a user of this host needs no domain.
     atoms = re.compile(r"[\w!#$%&'*+./=?^`{|}~-]+(@[\w!#$%&'*+./=?^`{|}~-]+)?", re.ASCII)
     if not parts or len(pairs) != len(parts) or not all(
@@ -3180,8 +3182,11 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
     except OSError as error:
         raise UsageError(f'cannot read {file}: {error.strerror}') from None
     except (ValueError, configparser.Error) as error:
-        raise UsageError(f'{file}: {one_line(hide_passwords(str(error)))}; fix it, or set '
-                         'SUPERVISOR_SERVER_URL') from None
+        # What is quoted and more than a name may be a line with a password.
+        why = re.sub(r'([\'"])((?:\\.|(?!\1).)*)\1', lambda quoted: quoted.group()
+                     if re.fullmatch('[\\w./-]*', quoted.group(2)) else '(not shown)',
+                     one_line(error))
+        raise UsageError(f'{file}: {why[:300]}; fix it, or set SUPERVISOR_SERVER_URL') from None
     return parse_server({
         'SUPERVISOR_USERNAME': client.username or '',
         'SUPERVISOR_PASSWORD': client.password or '',

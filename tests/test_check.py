@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import re
@@ -387,6 +388,7 @@ def test_supervisord_is_found_as_supervisorctl_finds_it(start_supervisord: Start
     assert (elsewhere.status, elsewhere.stderr) == (0, '')
 
 
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('conf, error', [
     (None, 'cannot read x.conf: No such file or directory'),
     ('', 'cannot read x.conf: it is no regular file'),
@@ -395,8 +397,13 @@ def test_supervisord_is_found_as_supervisorctl_finds_it(start_supervisord: Start
     ('[supervisorctl]\nserverurl=ftp://bob:se/cr@et@x\n',
      "the URL of supervisord is 'ftp://x': it must be unix://PATH or http://HOST:PORT"),
     ('[supervisorctl]\nserverurl=http://bob:se/c%zret@x\n',
-     "x.conf: Format string 'http://x' for 'supervisorctl.serverurl' is badly formatted: "
+     "x.conf: Format string (not shown) for 'supervisorctl.serverurl' is badly formatted: "
      'unsupported format character'),
+    ('password=secret\n', 'x.conf: File contains no section headers. ... (not shown); fix it, or'),
+    ('[unix_http_server]\npassword "it\'s secret"\n',
+     "x.conf: Source contains parsing errors: 'x.conf' ... [line  2]: (not shown); fix it, or"),
+    ('[supervisorctl]\npassword=%(secret\n',
+     "x.conf: Format string (not shown) for 'supervisorctl.password' is badly formatted: "),
 ])
 def test_configuration_that_does_not_help_is_named(
         conf: str | None, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,6 +416,8 @@ def test_configuration_that_does_not_help_is_named(
     with pytest.raises(memmon.UsageError) as raised:
         memmon.check(options('--config', 'x.conf'), 80)
     assert str(raised.value).startswith(error)
+    del raised
+    gc.collect()  # supervisor leaves a file open that it cannot read
 
 
 def test_supervisord_that_does_not_run_is_named_with_the_configuration(tmp_path: Path) -> None:
