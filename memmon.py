@@ -1216,8 +1216,9 @@ class History:
         self.seen_at = 0.0                    # when it was measured last, as are all times below:
         self.over_since: float | None = None  # seconds of the monotonic clock
         self.part: Reading | None = None      # of the total
-        self.total_base: int | None = None    # its bound, when the total was last within its limit
-        self.refused = ''                     # the level at which a restart was not possible
+        self.total_base: int | None = None    # what it had when the total was first over its limit
+        # The level at which a restart was not possible, by whether it was for the total.
+        self.refused: dict[bool, str] = {}
         self.wrapper_due = 10                 # seconds of uptime, at which to look for descendants
         self.said: dict[str, float] = {}      # what was said of the run, and when
         # Of all runs:
@@ -1233,7 +1234,7 @@ class History:
         """Take over what supervisord shows; forget what was true of another run."""
         if process.run != self.process.run:
             self.reading, self.rate, self.course, self.over_since = None, 0.0, Course(), None
-            self.part, self.total_base, self.refused = None, None, ''
+            self.part, self.total_base, self.refused = None, None, {}
             self.wrapper_due, self.said = 10, {}
         self.process = process
 
@@ -1255,12 +1256,15 @@ class History:
             self.too_low = {level: too_low._replace(peak=max(too_low.peak, memory))
                             if last < too_low.since + PEAK_SECS else too_low
                             for level, too_low in self.too_low.items()}
-        elif self.over_since is not None or self.too_low:
-            self.over_since, self.refused = None, ''
-            self.said = {event: at for event, at in self.said.items() if event == 'near limit'}
-            if now - self.over_last >= TOO_LOW_SECS:
-                self.too_low = {}
-                self.said_ever.pop('limit too low', None)
+            return
+        if self.over_since is not None:
+            self.over_since = None
+            self.refused.pop(False, None)
+            self.said = {event: at for event, at in self.said.items()
+                         if event == 'near limit' or event.endswith(FOR_TOTAL)}
+        if self.too_low and now - self.over_last >= TOO_LOW_SECS:
+            self.too_low = {}
+            self.said_ever.pop('limit too low', None)
 
     def restarts_within(self, secs: float, now: float) -> list[Restart]:
         """Return memmon's restarts within some time, whoever else restarted it in between."""
@@ -1291,20 +1295,21 @@ def is_lost(history: History, now: float) -> bool:
     if not lost or now >= lost.until:
         return False
     if process.state == ProcessStates.RUNNING:  # a broken one may run for some seconds, each time
-        return 0 <= process.now - process.start < FIRST_UP_SECS
+        return process.start < LAST_SECOND and 0 <= process.now - process.start < FIRST_UP_SECS
     # A start in the future is an old one: the clock was set back.
     is_restarted = lost.tried < process.start <= process.now
     if process.state == ProcessStates.STOPPED:
         # Not started since memmon stopped it: without its file, no try shows; see NO_FILE.
         return not is_restarted and (lost.until != math.inf
-                                     or process.start <= process.stop <= lost.tried)
+                                     or 0 < process.start <= process.stop <= lost.tried)
     return not is_restarted or supervisord_goes_on(process)
 
 
 def supervisord_goes_on(process: Process) -> bool:
     """Tell whether supervisord is about to start, or to stop, a process by itself."""
     if process.state == ProcessStates.EXITED:
-        return 0 <= process.now - process.stop < 3  # then autorestart has started it
+        ago = process.now - process.stop
+        return process.stop < LAST_SECOND and 0 <= ago < 3  # then autorestart has started it
     return bool(process.state != ProcessStates.FATAL)
 
 
@@ -1353,8 +1358,10 @@ def size_when_too_low(level: str, history: History, now: float) -> float:
     too_low = history.too_low.get(level)
     if too_low:
         return math.inf if now < too_low.since + PEAK_SECS else too_low.peak * TOO_LOW_GROWTH
-    # What was in vain at the soft size is restarted once at the hard one.
-    lately = [restart for restart in history.restarts_within(TOO_LOW_SECS, now)
+    # What was in vain at the soft size is restarted once at the hard one. With -f, it has been over
+    # its limit for some time.
+    since = now if history.over_since is None else history.over_since
+    lately = [restart for restart in history.restarts_within(TOO_LOW_SECS, since)
               if not restart.is_for_total and (level == SOFT or restart.level == HARD)]
     return math.inf if lately else 0
 
@@ -1362,14 +1369,14 @@ def size_when_too_low(level: str, history: History, now: float) -> float:
 def is_cause(reading: Reading, total: Reading, history: History, now: float) -> bool:
     """Tell whether a process may be why the total is over its limit.
 
-    One that was restarted for the total lately must have grown since.
+    One that was restarted for the total lately must have grown since the total was over again; at
+    the hard size it is restarted once in any case.
     """
     lately = [restart for restart in history.restarts_within(TOO_LOW_SECS, now)
-              if restart.is_for_total]
-    if total.level == HARD or not lately:
-        return True
+              if restart.is_for_total and (total.level == SOFT or restart.level == HARD)]
     base = history.total_base
-    return base is not None and (reading.bound or 0) - base > TOTAL_GROWTH * total.soft
+    return not lately or base is not None and (
+        (reading.memory or 0) - base > TOTAL_GROWTH * total.soft)
 
 
 def next_size(history: History, options: Options, now: float, waits: bool) -> float:
@@ -1484,7 +1491,8 @@ def describe_use(reading: Reading) -> str:
     if reading.memory is None:
         return f'{reading.measure.name} unknown'
     colon = ':' * (' with ' in reading.measure.name)
-    return f'{reading.measure.name}{colon} {format_size(reading.memory)}'
+    most = '' if reading.is_exact else 'at most '
+    return f'{reading.measure.name}{colon} {most}{format_size(reading.memory)}'
 
 
 def describe_sizes(reading: Reading) -> str:
@@ -2373,12 +2381,13 @@ class Monitor:
         if self.uses_percent:
             self.resolve_limits()
         options, clock = self.options, int(time.time())
+        deadline = math.inf if everything else time.monotonic() + DEAR_SECS
         histories = self.running if everything or options.metrics else self.limited
         readings = [take_reading(processes, history.process, history.limit, history.sizes,
                                  self.measure, False, clock) for history in histories]
         if self.measure.fields:
             last = {history.process.pid: history.reading for history in histories}
-            self.read_exactly(processes, readings, last, everything)
+            self.read_exactly(processes, readings, last, everything, deadline)
         pairs = list(zip(histories, readings))
         for history, reading in pairs:
             history.note(reading, now)
@@ -2386,24 +2395,26 @@ class Monitor:
                     options.cumulative or everything):
                 self.look_for_wrapper(processes, history, reading)
         if options.total:
-            self.look_at_total(processes, children, options.total, now)
+            self.look_at_total(processes, children, options.total, now, everything, deadline)
         return pairs
 
     def read_exactly(self, processes: Processes, readings: list[Reading],
-                     last: Mapping[int, Reading | None], everything: bool) -> None:
+                     last: Mapping[int, Reading | None], everything: bool, deadline: float) -> None:
         """Read what the limits count, where a bound is a reason for that: the largest first.
 
-        That may take a second; what was not read then keeps the memory of its last reading, by
-        pid. Log once that what counts cannot be read.
+        What was not read before the deadline keeps the memory of its last reading, by pid; what
+        has none comes first at the next look. Log once that what counts cannot be read.
         """
-        deadline = time.monotonic() + DEAR_SECS
-        for place, reading in sorted(enumerate(readings), key=lambda pair: -(pair[1].bound or 0)):
-            before = last.get(reading.process.pid)
+        known = {pid: reading.memory for pid, reading in last.items()
+                 if reading and reading.is_exact and reading.memory is not None}
+        for place, reading in sorted(enumerate(readings), key=lambda pair: (
+                pair[1].process.pid in known, -(pair[1].bound or 0))):
             is_counted = everything or self.counts_always and reading.soft != math.inf
             if reading.bound is None or not is_counted and reading.bound <= reading.soft:
                 continue
-            if time.monotonic() >= deadline and before and before.is_exact:
-                readings[place] = reading._replace(memory=before.memory, is_exact=True)
+            if time.monotonic() >= deadline:
+                readings[place] = reading._replace(memory=known.get(reading.process.pid),
+                                                   is_exact=True)
                 continue
             readings[place] = exact = take_reading(
                 processes, reading.process, reading.limit, (reading.soft, reading.hard),
@@ -2414,7 +2425,7 @@ class Monitor:
                          f'({name_pids(exact.unread)}): the RSS counts there')
 
     def look_at_total(self, processes: Processes, children: Iterable[int], limit: Limit,
-                      now: float) -> None:
+                      now: float, everything: bool, deadline: float) -> None:
         """Measure all processes together, and each as it counts for that."""
         sizes, total = sizes_of(limit, self.machine), self.total
         measure = TOTAL_MEASURES[self.options.kind]
@@ -2423,9 +2434,9 @@ class Monitor:
                                  else ALL._replace(pid=pid), limit, sizes, measure, False)
                     for pid in children]
         whole = add_up(readings, limit, sizes, measure)
-        if whole.level:
+        if whole.level or everything or self.counts_always:
             last = {pid: history.part for pid, history in by_pid.items()}
-            self.read_exactly(processes, readings, last, True)
+            self.read_exactly(processes, readings, last, True, deadline)
             whole = add_up(readings, limit, sizes, measure)._replace(is_exact=True)
         was_over, secs = total.over_since is not None, now - total.seen_at
         total.note(whole, now)
@@ -2436,10 +2447,11 @@ class Monitor:
                 self.total_rate += max(0.0, growth(history.part, reading, secs))
                 if not whole.level:
                     history.total_base = None
+                    history.refused.pop(True, None)
                     history.said = {event: at for event, at in history.said.items()
                                     if not event.endswith(FOR_TOTAL)}
                 elif not was_over or history.total_base is None:
-                    history.total_base = (history.part or reading).bound
+                    history.total_base = reading.memory
                 history.part = reading
 
     def look_for_wrapper(self, processes: Processes, history: History, reading: Reading) -> None:
@@ -2789,8 +2801,9 @@ class Listener:
             self.report(Report(event, explain_verdict(event, history, reading, total, self.options,
                                                       now),
                                reading, total, course=draw_course(history, reading)))
-        return verdict == DUE and (is_tick or not history.refused or (
-            (total or reading).level == HARD and history.refused != HARD))
+        refused = history.refused.get(bool(total))
+        return verdict == DUE and (is_tick or not refused or (
+            (total or reading).level == HARD and refused != HARD))
 
     def judge_total(self, is_tick: bool, now: float) -> list[Judged]:
         """Return the one process, if any, that is to be restarted for the sake of the total.
@@ -2874,7 +2887,7 @@ class Listener:
             report = report_of(job, line)
             history = self.monitor.histories.get(job.reading.process.namespec, job.history)
             level = (report.total or report.reading or job.reading).level
-            history.refused = ''
+            history.refused = {}
             if line.event == 'restarted':
                 rate = self.options.restarts
                 history.restarts = [*history.restarts_within(max(HOUR, rate.secs if rate else 0),
@@ -2887,7 +2900,7 @@ class Listener:
                 history.lost = Lost(line.tried or job.reading.process.start, math.inf)
                 history.said_ever['still down'] = now
             else:
-                history.refused = level or SOFT
+                history.refused[job.total is not None] = level or SOFT
                 history.failures_total += line.event == 'failed to stop'
             if line.event == 'postponed':
                 self.say_postponed(history, report, now)
@@ -2935,11 +2948,13 @@ class Listener:
             for size in (total.soft, total.hard)[bool(self.options.patience):]:
                 secs = (size - (total.memory or 0)) / rate
                 waits.append(max(least, secs) / 2 if 0 <= secs < left else math.inf)
-            if total.level == SOFT and not self.options.patience and any(
+            if (total.level == HARD or total.level and not self.options.patience) and any(
                     other.part and judge(other.part, other, self.options, now, total) == TOO_LOW
                     for other in self.monitor.running):
                 secs = 1.5 * TOTAL_GROWTH * total.soft / rate  # until growth tells the cause
                 waits.append(max(least / 2, secs) if secs < left else math.inf)
+        if total and total.level == HARD and self.workers.jobs():
+            waits.append(least)  # no stop under way is waited for for longer than ten seconds
         if min(waits) < math.inf:
             self.look_at = now + min(waits)
 

@@ -87,6 +87,8 @@ TOO_LOW_BOTH = {SOFT: TooLow(NOW - 300, 220 * MB), HARD: TooLow(NOW - 60, 400 * 
     (250, '-f 4m', {'restarts': restarts(300), 'over_since': NOW - 240}, TOO_LOW),
     (250, '', {'restarts': restarts(60, is_for_total=True)}, DUE),      # that was something else
     (9999, '-r 9/1h', {'restarts': restarts(60, level=HARD)}, TOO_LOW),
+    (250, '-f 10m', {'restarts': restarts(700), 'over_since': NOW - 650}, TOO_LOW),
+    (250, '-f 10m', {'restarts': restarts(1300), 'over_since': NOW - 650}, DUE),
     (250, '', {'restarts': restarts(60, level=HARD)}, TOO_LOW),         # soft is below hard
     (350, '', {'restarts': restarts(60)}, DUE),                         # once at the hard one
     (350, '', {'restarts': restarts(60, level=HARD, is_for_total=True)}, DUE),
@@ -118,6 +120,7 @@ def test_process_without_a_limit_is_within_it(args: str) -> None:
 # For the total, of which the limit is 1GB..2GB.
 
 LATELY = restarts(599, is_for_total=True)
+LATELY_HARD = restarts(9, level=HARD, is_for_total=True)
 
 
 @pytest.mark.parametrize('mb, total_mb, args, fields, verdict', [
@@ -138,7 +141,10 @@ LATELY = restarts(599, is_for_total=True)
     (910.24, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, TOO_LOW),  # 1 % of the limit
     (910.25, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, DUE),
     (900, 2048, '', {'restarts': LATELY, 'total_base': 900 * MB}, TOO_LOW),
-    (900, 2049, '', {'restarts': LATELY, 'total_base': 900 * MB}, DUE),  # over the hard size
+    # At the hard size once more, and then only if it grows.
+    (900, 2049, '', {'restarts': LATELY, 'total_base': 900 * MB}, DUE),
+    (900, 2049, '', {'restarts': LATELY_HARD, 'total_base': 900 * MB}, TOO_LOW),
+    (920, 2049, '', {'restarts': LATELY_HARD, 'total_base': 900 * MB}, DUE),
     (900, 1025, '', {'restarts': restarts(600, is_for_total=True)}, DUE),
 ])
 def test_judge_for_the_total(mb: float | None, total_mb: float | None, args: str,
@@ -150,6 +156,9 @@ def test_judge_for_the_total(mb: float | None, total_mb: float | None, args: str
 
 
 # What memmon took down and has not brought back: it gave up at 1600, and now is 1725.
+
+LAST = memmon.LAST_SECOND
+
 
 @pytest.mark.parametrize('state, fields, expected', [
     ('FATAL', {'start': 1590, 'stop': 1591}, True),    # a try of supervisord's
@@ -163,9 +172,11 @@ def test_judge_for_the_total(mb: float | None, total_mb: float | None, args: str
     ('RUNNING', {'start': 1716}, True),                # a broken one fails after three seconds
     ('RUNNING', {'start': 1715}, False),
     ('RUNNING', {'start': 1800}, False),
+    ('RUNNING', {'start': LAST, 'now': LAST}, False),  # after 2038
     ('STOPPED', {'start': 1590, 'stop': 1595}, True),  # by memmon
     ('STOPPED', {'start': 1590, 'stop': 1601}, False),
     ('STOPPED', {'start': 1601, 'stop': 1602}, False),
+    ('STOPPED', {'start': 0, 'stop': 0}, False),       # by an update, which does not start it
 ])
 def test_process_is_lost_until_it_is_up_or_an_operator_has_taken_over(
         state: str, fields: Dict[str, Any], expected: bool) -> None:
@@ -329,17 +340,18 @@ def test_ten_minutes_begin_anew_with_each_look_that_is_over(
 def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
     made = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
     made.said, made.said_ever = {'held': 1}, {'limit too low': 1}
-    made.refused, made.total_base, made.wrapper_due, made.part = HARD, 5, 100, made.reading
+    made.refused, made.total_base = {False: HARD}, 5
+    made.wrapper_due, made.part = 100, made.reading
     made.show(process(now=2000))  # the same run
     assert made.over_since == 1 and made.said and made.process.now == 2000
     for process_again in (process(pid=1500), process(start=1500)):
         again = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
         again.said, again.said_ever = {'held': 1}, {'limit too low': 1}
-        again.refused, again.total_base, again.part = HARD, 5, again.reading
+        again.refused, again.total_base, again.part = {False: HARD}, 5, again.reading
         again.show(process_again)
         assert [again.over_since, again.said, again.course.points, again.reading, again.rate,
                 again.refused, again.total_base, again.part] == [
-                    None, {}, [], None, 0, '', None, None]
+                    None, {}, [], None, 0, {}, None, None]
         assert again.too_low and again.restarts and again.said_ever and again.over_last == 1
     made.show(process(pid=1500))
     assert made.wrapper_due == 10
@@ -347,12 +359,14 @@ def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
 
 def test_what_was_said_of_an_excess_is_forgotten_with_it() -> None:
     made = notes((1, 250))
-    made.said = {'held': 1, 'would restart': 1, 'postponed': 1, 'near limit': 1}
-    made.refused = SOFT
+    kept = {'near limit': 1.0, 'held for -t': 1.0, 'would restart for -t': 1.0}
+    made.said = {'held': 1, 'would restart': 1, 'postponed': 1, **kept}
+    made.too_low = {SOFT: TooLow(1, 250 * MB)}
+    made.refused = {False: SOFT, True: SOFT}
     notes((2, 250), made=made)
-    assert len(made.said) == 4 and made.refused
-    notes((3, 190), made=made)
-    assert made.said == {'near limit': 1} and not made.refused
+    assert len(made.said) == 6 and made.refused
+    notes((3, 190), (4, 190), made=made)
+    assert made.said == kept and made.refused == {True: SOFT} and made.too_low
 
 
 def test_restarts_are_counted_in_a_sliding_window() -> None:
@@ -484,7 +498,7 @@ class World:
             monkey = pytest.MonkeyPatch()
             with monkey.context() as patch:
                 patch.setattr(memmon, 'take_reading', lambda _, one, *rest: parts[one.pid])
-                monitor.look_at_total(memmon.PROC_FILES, parts, total, now)
+                monitor.look_at_total(memmon.PROC_FILES, parts, total, now, False, math.inf)
         return pairs
 
     def look_and_restart(self, is_tick: bool) -> None:
@@ -681,6 +695,13 @@ def test_total_that_no_restart_helps_is_told_once(monkeypatch: pytest.MonkeyPatc
     world.pass_ticks(9)  # less than ten minutes
     assert [name for _, name in world.restarts] == ['a', 'b']
     assert len(world.said('total too low')) == 1
+
+
+def test_what_does_not_grow_is_restarted_once_at_the_hard_size_of_the_total(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 500MB..550MB', a=lambda uptime: 300.0, b=lambda uptime: 290.0)
+    world.pass_ticks(9)
+    assert [name for _, name in world.restarts] == ['a', 'b']
 
 
 def test_total_exempts_what_has_no_limit_but_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:

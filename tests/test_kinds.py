@@ -93,12 +93,31 @@ def test_what_there_is_no_time_to_read_keeps_its_last_value(
         args: str, shared: Supervisord, monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = memmon.Monitor(memmon.parse_args(args.split()),
                              memmon.Server(shared.env['SUPERVISOR_SERVER_URL']))
-    monkeypatch.setattr(memmon, 'DEAR_SECS', 0)
-    monitor.look(1)  # nothing has a last value yet
+    monkeypatch.setattr(memmon, 'DEAR_SECS', 60)
+    monitor.look(1)
     first = [reading.memory for reading in readings_of(monitor)]
+    monkeypatch.setattr(memmon, 'DEAR_SECS', 0)
     monkeypatch.setattr(memmon, 'read_rollup', lambda *_: pytest.fail('it was read'))
     monitor.look(2)
     assert [reading.memory for reading in readings_of(monitor)] == first
+
+
+def test_what_there_was_no_time_to_read_is_unknown_and_comes_first_at_the_next_look(
+        shared: Supervisord, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = memmon.Monitor(memmon.parse_args('-c -k private -a 1MB'.split()),
+                             memmon.Server(shared.env['SUPERVISOR_SERVER_URL']))
+    read: list[int] = []
+    works = memmon.read_rollup
+    monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: (
+        read.append(pid), works(pid, fields))[1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(memmon, 'DEAR_SECS', 0)
+    monitor.look(1)
+    fork, maps = (monitor.histories[name] for name in ('fork:fork', 'maps:maps'))
+    assert not read and fork.reading and fork.reading.memory is None
+    fork.reading = fork.reading._replace(memory=10 * memmon.MB)
+    monkeypatch.setattr(memmon, 'DEAR_SECS', 60)
+    monitor.look(2)
+    assert read.index(maps.process.pid) < read.index(fork.process.pid)
 
 
 def test_what_is_private_is_restarted_and_a_mapped_file_is_not(
