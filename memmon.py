@@ -1408,17 +1408,16 @@ def program_of(process: Process) -> str:
     return re.sub(r'[-_.][0-9]+$', '', process.name)
 
 
-def pool_of(process: Process, limit: Limit | None, command: str) -> tuple[str, ...]:
+def pool_of(process: Process, is_alone: bool, limit: Limit | None, command: str
+            ) -> tuple[str, ...]:
     """Return what the processes have in common of which memmon restarts one at a time.
 
     Members of one group whose names differ by a number at their end; without a group, programs
-    that have one limit and one command as well, but for numbers.
+    that have one limit and one command as well, but for numbers. is_alone: in its group.
     """
     stem = re.sub(r'[-_.]?[0-9]+$', '', process.name)
-    if process.name != process.group:
+    if process.name != process.group or not is_alone:
         return process.group, stem
-    if stem == process.name:
-        return process.group, stem, ''
     return '', stem, limit.given if limit else '', re.sub('[0-9]+', '0', command)
 
 
@@ -1735,14 +1734,20 @@ class Job(NamedTuple):
     reading: Reading
     total: Optional[Reading]
     siblings: Tuple[str, ...] = ()  # namespecs of the other members of its pool
+    course: str = ''                # a picture of its memory until now
     stop_requested: bool = False    # by memmon; it is to be started
     is_reported: bool = False       # that its start fails
+    is_done: bool = False
+    # See Restarting:
+    stopped_start: Optional[int] = None
+    was_run: bool = False
+    descendants: Tuple[Tuple[int, ...], ...] = ()  # the pid of each, and its Stat
 
 
 class Line(NamedTuple):
     """What a worker writes to the listener: an event, and what became of the process."""
 
-    event: str                       # a key of EVENTS, or STOPPING
+    event: str                       # a key of EVENTS, STOPPING or PAUSED
     text: str = ''
     new_pid: Optional[int] = None
     memory: Optional[int] = None     # bytes, at the last look before the stop
@@ -1750,9 +1755,14 @@ class Line(NamedTuple):
     uptime: Optional[int] = None     # seconds, likewise
     tried: int = 0                   # when the last start was asked for, by supervisord's clock
     command: str = ''                # the event of -o whose commands the worker runs itself
+    # For the worker that has to go on when this one is killed; see Job:
+    stopped_start: Optional[int] = None
+    was_run: bool = False
+    descendants: Tuple[Tuple[int, ...], ...] = ()
 
 
 STOPPING = 'stopping'
+PAUSED = 'paused'    # of the listener's own: its events wait
 UNFINISHED = (STOPPING, 'failed to start')  # after all others the process is done
 LOST_EVENTS = ('failed to start', 'gave up starting')
 
@@ -1779,12 +1789,13 @@ class Restarting:
         self.old = job.reading.process          # the run that is to be stopped
         # Bytes, without what was being stopped when this process was chosen.
         self.total_memory = job.total.memory or 0 if job.total else 0
-        self.descendants: dict[int, Stat] = {}  # of it, at the last measurement
-        self.was_run = False                    # a `before` that ended with 0
+        # Of it, at the last measurement.
+        self.descendants = {pid: Stat(*stat) for pid, *stat in job.descendants}
+        self.was_run = job.was_run              # a `before` that ended with 0
         self.stopped: Process | None = None     # the run that was stopped, if that is known
         self.remarks: list[str] = []
         self.down_since: float | None = None    # or since its last start, by the monotonic clock
-        self.stopped_start: int | None = None   # see next_step
+        self.stopped_start = job.stopped_start  # see next_step
         self.pauses = {START: itertools.chain(START_PAUSES, itertools.repeat(60)),
                        DOWN: iter(FATAL_PAUSES)}
         self.start_at: float | None = None
@@ -1796,7 +1807,7 @@ class Restarting:
     def lines(self) -> Iterator[Line]:
         """Do it; yield what the listener is to know, when it happens.
 
-        After the last line it is done; but the listener itself goes on later.
+        After the last line it is done.
         """
         try:
             if not self.job.stop_requested:
@@ -1814,7 +1825,9 @@ class Restarting:
         reading, total = self.job.reading, self.job.total
         return Line(event, f'{describe_cause(reading, total)}; {text}', tried=self.tried,
                     memory=reading.memory, uptime=reading.uptime,
-                    total=total.memory if total else None, **fields)
+                    total=total.memory if total else None, stopped_start=self.stopped_start,
+                    was_run=self.was_run, descendants=tuple(
+                        (pid, *stat) for pid, stat in self.descendants.items()), **fields)
 
     def last_line(self, event: str, text: str, pid: int | None = None) -> Line:
         """Return the line that the process is done, with the commands that follow `before`."""
@@ -1928,7 +1941,7 @@ class Restarting:
 
         One loop: look what supervisord shows, and do the next step.
         """
-        began = reached = time.monotonic()
+        began = reached = resumed = time.monotonic()
         is_slow, is_reported, orphaned = False, self.job.is_reported, math.inf
         while True:
             now = time.monotonic()
@@ -1966,8 +1979,9 @@ class Restarting:
             orphaned = min(orphaned, now) if self.site.has_gone() else math.inf
             if now - orphaned >= ORPHAN_PATIENCE_SECS:
                 raise Done('gave up starting', self.why, 0)
-            if self.site.in_listener and age >= LISTENER_PATIENCE_SECS:
-                return
+            if self.site.in_listener and now - resumed >= LISTENER_PATIENCE_SECS:
+                yield self.line(PAUSED)
+                resumed = time.monotonic()
             time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
 
     def take_step(self, step: str, text: str, seen: Process, now: float) -> None:
@@ -1987,11 +2001,10 @@ class Restarting:
                 raise Done('gave up starting', text, 0)
             return
         if self.start_at is None:
-            pause = next(self.pauses[step], None)
-            if pause is None or step == DOWN and self.site.has_gone():
-                self.tried = seen.now  # a later start is none of supervisord's tries
-                raise Done('gave up starting', self.why, 0)
-            self.start_at = now + pause
+            self.start_at = now + next(self.pauses[step], math.inf)
+        if self.start_at == math.inf or step == DOWN and self.site.has_gone():
+            self.tried = seen.now  # a later start is none of supervisord's tries
+            raise Done('gave up starting', self.why, 0)
         if now >= self.start_at:
             self.start_at, self.tried, self.stopped_start = None, seen.now, seen.start
             self.down_since = now
@@ -2032,7 +2045,7 @@ class Restarting:
         Only what is the same run still, in the process group that the stopped process led: it gets
         what stopasgroup and killasgroup would have given it.
         """
-        wait_secs = self.config.get('stopwaitsecs', 10)
+        wait_secs = 1 if self.site.in_listener else self.config.get('stopwaitsecs', 10)
         signals = [int(self.config.get('stopsignal', signal.SIGTERM)), signal.SIGKILL]
         if self.stopped and seen.exitstatus == -1 and 'stopwaitsecs' in self.config and (
                 seen.stop - self.stopped.now >= wait_secs):
@@ -2048,7 +2061,7 @@ class Restarting:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signum)
             mine = left_of(mine, wait_secs if signum != signal.SIGKILL else 1)
-        alive = left_of(alive, 0)
+        alive = {**left_of(alive, 0), **(find_group(self.old.pid) if self.descendants else {})}
         if alive:
             self.remarks.append(f'still alive after the stop: {name_pids(alive)}')
 
@@ -2061,6 +2074,12 @@ def left_of(runs: Mapping[int, Stat], secs: float) -> dict[int, Stat]:
         if not left or time.monotonic() >= deadline:
             return left
         time.sleep(0.1)
+
+
+def find_group(group: int) -> dict[int, Stat]:
+    """Return the running processes of a process group."""
+    runs = {int(pid): read_stat(int(pid)) for pid in os.listdir('/proc') if pid.isdigit()}
+    return {pid: run for pid, run in runs.items() if run and run.group == group}
 
 
 def name_pids(pids: Iterable[int]) -> str:
@@ -2199,8 +2218,9 @@ def report_of(job: Job, line: Line) -> Report:
     """Return the report that a line on a job stands for."""
     reading = job.reading._replace(memory=line.memory, uptime=line.uptime)
     total = job.total._replace(memory=line.total) if job.total else None
-    return Report(line.event, line.text, reading, total, line.new_pid,
-                  draw_course(job.history, reading), bool(line.command))
+    # What was postponed is reported once only, which the listener knows.
+    return Report(line.event, line.text, reading, total, line.new_pid, job.course,
+                  bool(line.command) and line.event != 'postponed')
 
 
 def draw_course(history: History, reading: Reading) -> str:
@@ -2217,7 +2237,7 @@ class Worker:
         self.pipe = pipe          # to read from
         self.jobs = list(jobs)    # none: it delivers
         self.began = time.monotonic()
-        self.is_failing = False   # and goes on trying
+        self.is_failing = any(job.is_reported for job in jobs)  # and goes on trying
         self.unread = b''
 
     def read(self) -> list[tuple[Job, Line]] | None:
@@ -2230,8 +2250,11 @@ class Worker:
         """Note how far a job has come."""
         job, line = self.jobs[number], Line(*fields)
         self.is_failing = line.event == 'failed to start'
-        self.jobs[number] = job._replace(stop_requested=line.event in UNFINISHED,
-                                         is_reported=job.is_reported or self.is_failing)
+        is_unfinished = line.event in UNFINISHED
+        self.jobs[number] = job._replace(
+            stop_requested=is_unfinished, is_done=not is_unfinished,
+            is_reported=job.is_reported or self.is_failing, stopped_start=line.stopped_start,
+            was_run=line.was_run, descendants=line.descendants)
         return job, line
 
 
@@ -2242,6 +2265,7 @@ class Workers:
         self.said = said                      # see Monitor
         self.workers: list[Worker] = []
         self.queue: list[list[Job]] = []      # a list for each pool
+        self.here: tuple[Worker, Iterator[Line]] | None = None  # what the listener does itself
         self.deliveries: list[Delivery] = []  # that wait
 
     def jobs(self) -> list[Job]:
@@ -2266,11 +2290,13 @@ class Workers:
         while self.queue:
             young = [worker for worker in self.workers if worker.jobs and not worker.is_failing
                      and time.monotonic() - worker.began < YOUNG_SECS]
-            if len(young) >= MAX_YOUNG_WORKERS or len(self.workers) >= MAX_WORKERS:
+            if not self.queue[0][0].stop_requested and (
+                    len(young) >= MAX_YOUNG_WORKERS or len(self.workers) >= MAX_WORKERS):
                 break
             if not self.start(self.queue[0], work_on_pool, self.queue[0], site):
-                return self.restart_here(self.queue[0], site._replace(in_listener=True))
+                return self.restart_here(site._replace(in_listener=True))
             self.queue.pop(0)
+            self.here = None
         return []
 
     def start(self, jobs: Sequence[Job], work: Callable[..., object], *args: Any) -> bool:
@@ -2294,16 +2320,24 @@ class Workers:
         self.workers.append(Worker(pid, reader, jobs))
         return True
 
-    def restart_here(self, jobs: list[Job], site: Site) -> list[tuple[Job, Line]]:
-        """Restart the first of some processes in the listener itself, for ten seconds at most."""
-        here = Worker(os.getpid(), -1, jobs)
-        lines = [here.take(0, *line._replace(command=''))
-                 for line in Restarting(jobs[0], site, {}, UP_SECS).lines()]
-        left = here.jobs[not here.jobs[0].stop_requested:]
-        if lines and lines[-1][1].event == 'gave up starting':
-            left = []
+    def restart_here(self, site: Site) -> list[tuple[Job, Line]]:
+        """Go on with the first restart of the queue in the listener itself, for ten seconds."""
+        found: list[tuple[Job, Line]] = []
+        jobs = self.queue[0]
+        if not self.here or self.here[0].jobs[0].history is not jobs[0].history:
+            up_secs = FIRST_UP_SECS if jobs[0].siblings else UP_SECS
+            self.here = (Worker(os.getpid(), -1, jobs),
+                         Restarting(jobs[0], site, {}, up_secs).lines())
+        (worker, lines), self.here = self.here, None
+        for line in lines:
+            if line.event == PAUSED:
+                self.here = worker, lines
+                return found
+            found.append(worker.take(0, *line._replace(command='')))
+            self.queue[0] = list(worker.jobs)  # SIGTERM may come at any moment: see end()
+        left = [] if found[-1][1].event in LOST_EVENTS else worker.jobs[1:]
         self.queue[:1] = [left] if left else []
-        return lines
+        return found
 
     def collect(self, ready: Iterable[int]) -> list[tuple[Job, Line]]:
         """Return what the workers whose pipes are ready have written.
@@ -2523,13 +2557,16 @@ class Monitor:
     def find_pools(self) -> None:
         """Find out which processes are restarted one at a time."""
         histories = list(self.histories.values())
-        pools = [pool_of(history.process, history.limit, '') for history in histories]
+        groups = [history.process.group for history in histories]
+        alone = [groups.count(group) == 1 for group in groups]
+        pools = [pool_of(history.process, is_alone, history.limit, '')
+                 for history, is_alone in zip(histories, alone)]
         configs: Mapping[str, Mapping[str, Any]] = {}
         if any(pool[0] == '' and pools.count(pool) > 1 for pool in set(pools)):
             configs = self.server.configs()
-        for history in histories:
+        for history, is_alone in zip(histories, alone):
             command = configs.get(history.process.namespec, {}).get('command', '')
-            history.pool = pool_of(history.process, history.limit, str(command))
+            history.pool = pool_of(history.process, is_alone, history.limit, str(command))
 
     def say_unmatched(self, processes: Sequence[Process]) -> None:
         """Log the limits that match no process, unless they matched none before."""
@@ -2568,6 +2605,8 @@ def lost_before(process: Process, now: float) -> Lost | None:
         return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
     if process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
         return Lost(process.now, math.inf)
+    if process.state in UP_STATES and 0 <= process.now - process.start < FIRST_UP_SECS:
+        return Lost(process.now, now + ORPHAN_PATIENCE_SECS)  # it may be broken, and end again
     return None
 
 
@@ -2637,6 +2676,7 @@ NO_TICK_INFO_SECS, NO_TICK_WARNING_SECS = 120, 3660
 # look; half of both where the total grows, since at its limit the kernel may kill.
 LOOK_SECS = 1
 LOOK_SHARE = 100
+END_SECS = 0.5  # what was killed as stdin was closed may not have ended yet
 HOUR = 3600
 DAY = 24 * HOUR
 
@@ -2685,7 +2725,10 @@ class Listener:
             self.take(self.workers.start_some(self.site()))
             pipes = [worker.pipe for worker in self.workers.workers]
             ready = wait_readable([stdin, *pipes], self.secs_to_wait())
+            busy = len(self.workers.jobs())
             self.take(self.workers.collect(ready))
+            if len(self.workers.jobs()) < busy:
+                self.look_soon()  # what waited for a pool, or for the total, may go on
             if stdin in ready:
                 return
             now = time.monotonic()
@@ -2843,10 +2886,13 @@ class Listener:
         """
         memory = total.memory or 0
         for worker in self.workers.workers:
-            if worker.jobs and not worker.is_failing:
+            # Of a job that is done, or whose process has ended, only the start is under way.
+            jobs = [job for job in worker.jobs if not job.is_done
+                    and job.history.process.run == job.reading.process.run]
+            if jobs and not worker.is_failing:
                 if total.level != HARD or now - worker.began < SLOW_STOP_SECS:
                     return None
-                memory -= sum(job.history.part.memory or 0 for job in worker.jobs
+                memory -= sum(job.history.part.memory or 0 for job in jobs
                               if job.stop_requested and job.history.part)
         left = total._replace(memory=memory)
         return left if left.level == total.level else None
@@ -2875,8 +2921,8 @@ class Listener:
         if due and not self.options.dry_run:
             self.workers.add([Job(history, reading, total, tuple(
                 namespec for namespec, other in self.monitor.histories.items()
-                if other.pool == history.pool and other is not history))
-                for history, reading, total in due])
+                if other.pool == history.pool and other is not history),
+                draw_course(history, reading)) for history, reading, total in due])
 
     def take(self, lines: Sequence[tuple[Job, Line]]) -> None:
         """Remember what became of restarts, and report it."""
@@ -2907,9 +2953,12 @@ class Listener:
                 continue
             self.report(report)
             self.monitor.named = None  # whatever the pids say: a pid can come back
-            if self.interval:
-                # A leak goes on where it was killed, too.
-                self.look_at = min(self.look_at or math.inf, now + LOOK_SECS)
+            self.look_soon()  # a leak goes on where it was killed, too
+
+    def look_soon(self) -> None:
+        """Look in a second, if that is before the next look."""
+        if self.interval:
+            self.look_at = min(self.look_at or math.inf, time.monotonic() + LOOK_SECS)
 
     def say_postponed(self, history: History, report: Report, now: float) -> None:
         """Report that a `before` command asked to wait: once, and once more after an hour."""
@@ -2919,7 +2968,7 @@ class Listener:
             self.report(report)
         elif now - since >= HOUR and f'postponed for an hour{suffix}' not in history.said:
             history.said[f'postponed for an hour{suffix}'] = now
-            self.report(report._replace(event='postponed for an hour', after_done=False))
+            self.report(report._replace(event='postponed for an hour'))
 
     def plan_look(self, now: float, cpu_secs: float) -> None:
         """Find out when to look before the next tick: if a limit could be reached before that.
@@ -2959,14 +3008,15 @@ class Listener:
             self.look_at = now + min(waits)
 
     def end(self) -> None:
-        """Start what killed workers had stopped, when supervisord has closed stdin."""
+        """Start what killed workers, or the listener itself, had stopped."""
         ready = [-1]
         while ready:
             pipes = [worker.pipe for worker in self.workers.workers]
-            ready = wait_readable(pipes, 0)
+            ready = wait_readable(pipes, END_SECS) if pipes else []
             self.take(self.workers.collect(ready))
         self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].stop_requested]
-        self.take(self.workers.start_some(self.site()))
+        while self.workers.queue:
+            self.take(self.workers.start_some(self.site()))
         for delivery in self.workers.deliveries:
             deliver(delivery)
 
@@ -2989,6 +3039,7 @@ def listen(options: Options, server: Server) -> None:
     if options.email:
         warn_of_missing_mailer(options.sendmail_program)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it hides how commands end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # but see to what has been stopped
     listener = Listener(options, server)
     with contextlib.suppress(Fault, SupervisordError):  # the first tick asks again
         listener.monitor.supervisord_pid = server.pid()

@@ -1163,7 +1163,7 @@ def replacements(world: World) -> list[tuple[Any, str, Any]]:
     names = ('fork', 'open', 'wait_readable', 'read_rollup', 'find_children', 'run_for_user')
     return [(memmon, name, value) for name, value in mine.items()] + [
         (memmon, name, getattr(world, name)) for name in names] + [
-        (memmon, 'read_stat', lambda pid: None),
+        (memmon, 'read_stat', lambda pid: None), (signal, 'signal', lambda *_: None),
         (memmon.Server, 'call', lambda server, *args: world.call(*args)),
         (supervisor.process, 'time', clock), (supervisor.rpcinterface, 'time', clock),
         (supervisor.supervisord, 'time', clock)]

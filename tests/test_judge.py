@@ -764,15 +764,20 @@ def test_what_is_restarted_for_its_own_limit_goes_before_the_total(
     (2500, 90, False, True, None),   # which brings it below its hard size
     (1500, 99, True, True, 1500),    # a program whose start fails for days
 ])
-def test_total_waits_for_the_stop_under_way(mb: float, began: float, is_failing: bool,
-                                            stop_requested: bool, left: float | None) -> None:
+@pytest.mark.parametrize('change', [{}, {'is_done': True}, {'process': {'pid': 8}}])
+def test_total_waits_for_the_stop_under_way(
+        change: Dict[str, Any], mb: float, began: float, is_failing: bool, stop_requested: bool,
+        left: float | None) -> None:
+    """But neither for the command after a restart, nor for a start."""
     listener = memmon.Listener(options('-t 1GB..2GB'), Server('unix:///none'))
     made = history(part=reading(700 * MB, '-t 1GB..2GB'))
-    worker = memmon.Worker(1, 1, [Job(made, reading(), None, stop_requested=stop_requested)])
+    made.process = made.process._replace(**change.get('process', {}))
+    worker = memmon.Worker(1, 1, [Job(made, reading(), None, stop_requested=stop_requested,
+                                      is_done=change.get('is_done', False))])
     worker.began, worker.is_failing = began, is_failing
     listener.workers.workers = [worker]
     found = listener.without_stopping(reading(mb * MB, '-t 1GB..2GB'), 100)
-    assert (found.memory if found else None) == (left and left * MB)
+    assert (found.memory if found else None) == (mb * MB if change else left and left * MB)
 
 
 def test_hint_on_descendants_comes_once_for_all_runs(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import pytest
 from hypothesis import given
@@ -118,9 +118,10 @@ def test_program_is_the_name_without_the_number_of_a_process(namespec: str, prog
     assert memmon.program_of(process(namespec)) == program
 
 
-def pool(namespec: str, args: str = '-a 1MB', command: str = '') -> tuple[str, ...]:
+def pool(namespec: str, args: str = '-a 1MB', command: str = '', is_alone: bool = True
+         ) -> tuple[str, ...]:
     one = process(namespec)
-    return memmon.pool_of(one, memmon.find_limit(one, options(args).limits), command)
+    return memmon.pool_of(one, is_alone, memmon.find_limit(one, options(args).limits), command)
 
 
 A, B = '/bin/client --port 8001', '/bin/client --port 8002'
@@ -147,10 +148,11 @@ A, B = '/bin/client --port 8001', '/bin/client --port 8002'
     (('client1:client1', '-a 1MB', A), ('server1:server1', '-a 1MB', A), False),
     (('client1:client1', '-g x=1MB', A), ('client2:client2', '-g x=1MB', B), True),
     (('web:web', '-a 1MB', A), ('db:db', '-a 1MB', A), False),
-    (('web:web', '-a 1MB', A), ('web2:web2', '-a 1MB', A), False),
-    (('web:web', '-a 1MB', A), ('web:web_1', '-a 1MB', A), False),
+    (('web:web', '-a 1MB', A), ('web2:web2', '-a 1MB', A), True),
+    (('web:web', '-a 1MB', A, False), ('web:web_1', '-a 1MB', B, False), True),
+    (('web:web', '-a 1MB', A, False), ('web:db', '-a 1MB', A, False), False),
 ])
-def test_pool_is_what_differs_by_a_number(one: Sequence[str], other: Sequence[str],
+def test_pool_is_what_differs_by_a_number(one: Sequence[Any], other: Sequence[Any],
                                           are_one_pool: bool) -> None:
     assert (pool(*one) == pool(*other)) == are_one_pool
 

@@ -417,6 +417,37 @@ def test_restart_brings_a_look_in_a_second_and_puts_none_off(
         assert listener.look_at == look_at
 
 
+@pytest.mark.parametrize('jobs, look_at', [(1, 1001), (0, None)])
+def test_end_of_a_worker_brings_a_look_as_its_pool_is_free(
+        jobs: int, look_at: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = growing('-a 100MB', 60, 110 * MB, 0)
+    history = listener.monitor.limited[0]
+    assert history.reading
+    reader, writer = os.pipe()
+    os.close(writer)
+    listener.workers.workers = [
+        memmon.Worker(1, reader, [memmon.Job(history, history.reading, None)] * jobs)]
+    ready = iter([[reader], [0]])
+    monkeypatch.setattr(memmon, 'wait_readable', lambda *_: next(ready))
+    monkeypatch.setattr(os, 'waitpid', lambda *_: None)
+    monkeypatch.setattr(memmon, 'time', SimpleNamespace(monotonic=lambda: 1000.0))
+    listener.wait(0)
+    assert listener.look_at == look_at
+
+
+def test_total_over_its_hard_size_is_looked_at_while_a_stop_is_under_way() -> None:
+    listener = growing('-a 100MB -t 1GB..2GB', 60, 50 * MB, 0)
+    history, total = listener.monitor.limited[0], listener.options.total
+    assert history.reading and total
+    listener.monitor.total.reading = history.reading._replace(
+        memory=3 << 30, bound=3 << 30, soft=1 << 30, hard=2 << 30, limit=total)
+    listener.plan_look(1000.0, 0)
+    assert listener.look_at is None
+    listener.workers.queue = [[memmon.Job(history, history.reading, None)]]
+    listener.plan_look(1000.0, 0)
+    assert listener.look_at == 1001
+
+
 def test_blindness_is_counted_and_reported_at_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = growing('-a 100MB', 60, 50 * MB, 0)
     monkeypatch.setattr(listener.monitor, 'look', lambda now: [])

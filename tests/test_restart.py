@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -320,6 +321,20 @@ def test_events_are_answered_while_a_slow_stop_has_no_worker(
     listener.wait_log(' restarted slow:slow: ')
 
 
+def test_listener_that_is_ended_during_its_own_restart_brings_the_process_back(
+        tmp_path: Path, no_fork: dict[str, str], start_supervisord: StartSupervisord,
+        start_listener: StartListener) -> None:
+    supervisord = start_supervisord(section('slow', '--holds', 'go', '--once', 'slow'))
+    supervisord.wait_big('slow')
+    listener = start_listener(supervisord, '-a', LIMIT, **no_fork)
+    listener.send()
+    supervisord.wait_state('slow', 'STOPPING')
+    os.kill(listener.pid, signal.SIGTERM)
+    (tmp_path / 'go').touch()
+    supervisord.wait_state('slow', 'RUNNING')
+    listener.wait_log(' restarted slow:slow: ')
+
+
 # Others have a hand in it.
 
 @pytest.mark.parametrize('starts', [False, True])
@@ -617,6 +632,21 @@ def test_next_step_for_a_stopped_process(
     assert memmon.next_step(process, OLD, stopped_start, [0])[0] == step
 
 
+@pytest.mark.parametrize('process, is_lost', [
+    (seen('RUNNING', start=1101, stop=1100), True),    # it may be broken, and end again
+    (seen('STARTING', start=1101, stop=1100), True),
+    (seen('RUNNING', start=1100, stop=1099), False),
+    (seen('RUNNING', start=1101, stop=0), False),      # supervisord has just started
+    (seen('RUNNING', start=1101, stop=500), False),
+    (seen('EXITED', start=1000, stop=1109), False),
+])
+def test_new_memmon_trusts_no_process_that_has_just_come_back(process: memmon.Process,
+                                                              is_lost: bool) -> None:
+    lost = memmon.lost_before(process, 0)
+    assert (lost is not None) == is_lost
+    assert lost is None or lost.until == memmon.ORPHAN_PATIENCE_SECS
+
+
 @pytest.mark.parametrize('process, moves', [
     (seen('RUNNING'), False), (seen('STARTING'), True), (seen('STOPPING', pid=7), True),
     (seen('STOPPED', stop=1109), True),    # perhaps by a worker that is about to start it
@@ -778,11 +808,14 @@ def test_worker_whose_listener_has_gone_gives_up(
     assert len(server.starts) == pytest.approx(starts, abs=1)
 
 
-def test_listener_leaves_what_does_not_come_up_after_ten_seconds(
+def test_listener_pauses_every_ten_seconds_and_gives_up_like_a_worker(
         monkeypatch: pytest.MonkeyPatch) -> None:
     server = Supervisor(shows((0, 'BACKOFF')))
-    assert restart_in_time(monkeypatch, server, in_listener=True, stop_requested=True) == []
-    assert 10 <= server.secs < 12
+    found = restart_in_time(monkeypatch, server, in_listener=True, stop_requested=True)
+    pauses = [secs for secs, event in found if event == memmon.PAUSED]
+    assert 10 <= pauses[0] < 12
+    assert all(10 <= later - earlier < 16 for earlier, later in zip(pauses, pauses[1:]))
+    assert [event for _, event in found if event != memmon.PAUSED] == [FAILED, 'gave up starting']
 
 
 @pytest.mark.parametrize('was_run, event, pid, state, command, new_pid', [
@@ -921,6 +954,68 @@ def test_eight_young_workers_at_once_and_those_that_fail_or_grow_old_do_not_coun
     workers.workers[1].began -= 61
     workers.start_some(NOWHERE)
     assert (len(workers.workers), len(workers.queue)) == (10, 3)
+
+
+@pytest.mark.parametrize('last, left', [
+    ('restarted', ['a:2']), ('not restarted', ['a:2']), ('gave up starting', [])])
+def test_listener_goes_on_with_its_own_restart_where_it_has_paused(
+        last: str, left: list[str], workers: memmon.Workers, monkeypatch: pytest.MonkeyPatch
+        ) -> None:
+    def no_fork(*_: object) -> None:
+        raise OSError(12, 'Cannot allocate memory')
+
+    begun: list[tuple[str, float]] = []
+    script = [memmon.STOPPING, memmon.PAUSED, FAILED, memmon.PAUSED, last]
+
+    def lines(work: memmon.Restarting) -> Any:
+        begun.append((work.old.namespec, work.up_secs))
+        yield from (memmon.Line(event, tried=number) for number, event in enumerate(script))
+
+    monkeypatch.setattr(memmon, 'fork', no_fork)
+    monkeypatch.setattr(memmon.Restarting, 'lines', lines)
+    workers.add([job('a:1', siblings=('a:2',)), job('a:2', siblings=('a:1',))])
+    found = [[line.event for _, line in workers.start_some(NOWHERE)] for _ in range(3)]
+    assert found == [[memmon.STOPPING], [FAILED], [last]]
+    assert begun == [('a:1', memmon.FIRST_UP_SECS)]
+    assert [each.reading.process.namespec for jobs in workers.queue for each in jobs] == left
+
+
+def test_all_that_has_been_stopped_gets_a_worker_at_once(workers: memmon.Workers) -> None:
+    workers.queue = [[job(f'{letter}:1', stop_requested=True)] for letter in 'abcdefghijklm']
+    workers.start_some(NOWHERE)
+    assert (len(workers.workers), workers.queue) == (13, [])
+
+
+def test_next_worker_knows_what_the_killed_one_had_reported_and_measured() -> None:
+    line = memmon.Line('failed to start', stopped_start=1000, was_run=True,
+                       descendants=((8, 500, 7),))
+    worker = memmon.Worker(1, -1, [job('a:1')])
+    worker.take(*json.loads(json.dumps([0, *line])))
+    assert worker.is_failing and not worker.jobs[0].is_done
+    assert memmon.Worker(2, -1, worker.jobs).is_failing
+    work = memmon.Restarting(worker.jobs[0], NOWHERE, {}, 1)
+    assert (work.stopped_start, work.was_run) == (1000, True)
+    assert work.descendants == {8: memmon.Stat(start=500, group=7)}
+    worker.take(0, *memmon.Line('restarted'))
+    assert worker.jobs[0].is_done and not worker.jobs[0].stop_requested
+
+
+@needs_proc
+def test_what_was_not_counted_is_named_if_it_is_in_the_process_group_that_was_stopped() -> None:
+    with subprocess.Popen(['sleep', '60'], start_new_session=True) as left:
+        try:
+            work = memmon.Restarting(job('web:web'), NOWHERE, {}, 1)
+            work.old = work.old._replace(pid=left.pid)
+            work.descendants = {2 ** 22 + 1: memmon.Stat(1, 1)}  # which has ended
+            work.end_descendants(seen('STOPPED'))
+        finally:
+            left.kill()
+    assert work.remarks == [f'still alive after the stop: pid {left.pid}']
+
+
+def test_postponed_restart_after_a_before_command_is_reported_by_the_listener() -> None:
+    assert not memmon.report_of(job('a:1'), memmon.Line('postponed', command='after')).after_done
+    assert memmon.report_of(job('a:1'), memmon.Line('restarted', command='after')).after_done
 
 
 @pytest.mark.parametrize('lines, left', [
