@@ -202,7 +202,7 @@ def parse_addresses(text: str) -> tuple[str, ...]:
         pairs = email.utils.getaddresses(parts)
     # Atoms of RFC 5322, section 3.2.3; a user of this host needs no domain.
     atoms = re.compile(r"[\w!#$%&'*+./=?^`{|}~-]+(@[\w!#$%&'*+./=?^`{|}~-]+)?", re.ASCII)
-    if not parts or len(pairs) != len(parts) or not all(
+    if text.count('"') % 2 or not parts or len(pairs) != len(parts) or not all(
             atoms.fullmatch(address) and (part == address or part.endswith(f'<{address}>'))
             for part, (_, address) in zip(parts, pairs)):
         raise ValueError(f'{text!r} is not an email address, nor several separated by commas')
@@ -243,8 +243,8 @@ def printable(text: str) -> str:
 
 
 def hide_passwords(text: str) -> str:
-    """Return a text without the user names and passwords of its URLs."""
-    return re.sub(r'//\S*@', '//', text)
+    """Return a text without the user names and passwords of its URLs: rather less than too much."""
+    return re.sub('//.*@', '//', text, flags=re.S)
 
 
 # Options: the arguments in, one immutable Options or a UsageError out.
@@ -849,7 +849,7 @@ def to_process(info: Any) -> Process:
     try:
         return Process(**{field: kind(info[field]) for field, kind in PROCESS_TYPES.items()})
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise SupervisordError('it is not supervisord that answers: it describes a process as '
+        raise SupervisordError('the server is not supervisord: it describes a process as '
                                f'{one_line(info)[:100]}') from None
 
 
@@ -959,7 +959,8 @@ def refusal(fault: Fault, url: str) -> Exception:
 
 def show_url(url: str) -> str:
     """Return a URL without the password that somebody may have put into it."""
-    return one_line(re.sub(r'^(\w+://)?.*@', r'\1', url, flags=re.S))
+    return one_line(url if url.startswith('unix:///') else re.sub(r'^(\w+://)?.*@', r'\1', url,
+                                                                  flags=re.S))
 
 
 # What went wrong with a connection, the most special first, and what to do about it.
@@ -971,6 +972,7 @@ FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (socket.timeout, f'no answer from supervisord at {{url}} within {RPC_TIMEOUT_SECS} seconds'),
     (OSError, 'no answer from supervisord at {url}: {error}'),
     (MemoryError, 'no answer from supervisord at {url}: {error}'),
+    (UnicodeEncodeError, 'the user name or password for {url} is not UTF-8: {error}'),
     (Exception, 'the server at {url} is not supervisord: {error}'),
 )
 
@@ -1504,6 +1506,8 @@ def describe_sizes(reading: Reading) -> str:
 
 def describe_use_of_limit(reading: Reading) -> str:
     """Return what is used of which limit, such as RSS 70.6MB of 200MB (-a 200MB)."""
+    if not reading.limit:
+        return f'{describe_use(reading)}, no limit'
     return f'{describe_use(reading)} of {describe_sizes(reading)} ({reading.given})'
 
 
@@ -3286,7 +3290,8 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     lines += tiny_limits(options)
     if monitor.hidden:
         lines.append(one_line(f'cannot measure {", ".join(dict(monitor.hidden))}: {HIDDEN}'))
-    lines += [line for reading in readings if reading.memory is not None
+    lines += [line for reading in readings
+              if reading.memory is not None and not is_memmon(reading.process)
               for line in [explain_tree(processes, reading, options)] if line]
     if file:
         lines.append(f'supervisord: {show_url(server.url)}, from {file}')

@@ -262,6 +262,7 @@ def test_addresses_are_read(text: str, addresses: tuple[str, ...]) -> None:
 @pytest.mark.parametrize('text', [
     ' ,', ',', 'bob@', '@example.com', 'bob@exämple.com', 'bö@example.com', 'a@b@c',
     'bob example.com', 'a;b', 'a: b@c;', 'a <b> c', 'a b>', 'a@b <c@d>', '<>', '<a, b>',
+    '"x', 'bob@example.com"',
     '(c)', r'a\b@example.com', 'a[1]@example.com', 'a@b c@d', pytest.param('(' * 3000, id='deep'),
 ])
 def test_no_address_is_refused(text: str) -> None:

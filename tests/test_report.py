@@ -460,6 +460,8 @@ def test_table_has_no_raw_character(raw: str) -> None:
      r"the command 'exit 3 # \x1b\u202e' of -o after failed: exit status 3"),
     (Delivery('exit 3 # bob@x http://bob:s/ecret@x/y', b'', {'MEMMON_EVENT': 'after'}),
      "the command 'exit 3 # bob@x http://x/y' of -o after failed: exit status 3"),
+    (Delivery('exit 3 # smtp://bob:top secret@x/y', b'mail', {}),
+     "the command 'exit 3 # smtp://x/y' of -s failed, and no mail was sent: exit status 3"),
     (Delivery('true', b'', {'MEMMON_EVENT': 'after'}), ''),
 ])
 def test_command_that_fails_is_named(delivery: Delivery, line: str,

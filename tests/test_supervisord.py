@@ -9,7 +9,7 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 from urllib.parse import urlsplit
 from xmlrpc.client import Fault, ProtocolError
 
@@ -45,7 +45,7 @@ def test_process_is_made_of_what_supervisord_answers() -> None:
     *({name: value for name, value in INFO.items() if name != field}
       for field in Process._fields)])
 def test_process_is_not_made_of_anything_else(info: object) -> None:
-    with pytest.raises(memmon.SupervisordError, match='^it is not supervisord that answers: it '
+    with pytest.raises(memmon.SupervisordError, match='^the server is not supervisord: it '
                                                       'describes a process as '):
         memmon.to_process(info)
 
@@ -57,6 +57,7 @@ def test_process_is_not_made_of_anything_else(info: object) -> None:
     ('http://localhost:9001', 'http://localhost:9001'),
     ('http://bob:secret@localhost:9001', 'http://localhost:9001'),
     ('http://bob:s/ecret@localhost:9001', 'http://localhost:9001'),
+    ('unix:///srv/a@b.sock', 'unix:///srv/a@b.sock'),
     ('http://:secret@localhost', 'http://localhost'),
     ('tcp://bob:secret@localhost', 'tcp://localhost'),
     ('bob:secret@localhost:9001', 'localhost:9001'), ('bob:s//ecret@localhost', 'localhost'),
@@ -91,9 +92,16 @@ AT = 'http://localhost:9001'
     (MemoryError(), f'no answer from supervisord at {AT}: MemoryError'),
     (ValueError("its pid is 'many'"),
      f"the server at {AT} is not supervisord: its pid is 'many'"),
+    ('b\udce9'.encode, f'the user name or password for {AT} is not UTF-8: '
+     "'utf-8' codec can't encode character '\\udce9' in position 1: surrogates not allowed"),
     (RecursionError(), f'the server at {AT} is not supervisord: RecursionError'),
 ])
-def test_failure_of_a_call_is_one_line_that_says_what_to_do(error: Exception, why: str) -> None:
+def test_failure_of_a_call_is_one_line_that_says_what_to_do(
+        error: Exception | Callable[[], object], why: str) -> None:
+    if callable(error):
+        with pytest.raises(UnicodeEncodeError) as raised:
+            error()
+        error = raised.value
     assert memmon.explain(error, URL) == why
 
 
