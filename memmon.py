@@ -2540,7 +2540,8 @@ class Monitor:
             if history.lost and not is_lost(history, now):
                 history.lost = None
                 history.said_ever.pop('still down', None)
-            if is_first or not history.lost and now - self.began < ORPHAN_PATIENCE_SECS and (
+            is_known = history.lost is not None and history.lost.until == math.inf
+            if is_first or not is_known and now - self.began < ORPHAN_PATIENCE_SECS and (
                     process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF)):
                 history.lost = lost_before(process, now)
             self.histories[process.namespec] = history
