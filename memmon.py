@@ -2065,7 +2065,9 @@ class Restarting:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signum)
             mine = left_of(mine, wait_secs if signum != signal.SIGKILL else 1)
-        alive = {**left_of(alive, 0), **(find_group(self.old.pid) if self.descendants else {})}
+        alive = left_of(alive, 0)
+        if self.job.total or self.site.options.cumulative:
+            alive.update(find_group(self.old.pid))  # which may never have been its descendants
         if alive:
             self.remarks.append(f'still alive after the stop: {name_pids(alive)}')
 

@@ -1004,9 +1004,9 @@ def test_next_worker_knows_what_the_killed_one_had_reported_and_measured() -> No
 def test_what_was_not_counted_is_named_if_it_is_in_the_process_group_that_was_stopped() -> None:
     with subprocess.Popen(['sleep', '60'], start_new_session=True) as left:
         try:
-            work = memmon.Restarting(job('web:web'), NOWHERE, {}, 1)
+            site = NOWHERE._replace(options=memmon.parse_args(['-c', '-a', '1MB']))
+            work = memmon.Restarting(job('web:web'), site, {}, 1)
             work.old = work.old._replace(pid=left.pid)
-            work.descendants = {2 ** 22 + 1: memmon.Stat(1, 1)}  # which has ended
             work.end_descendants(seen('STOPPED'))
         finally:
             left.kill()
