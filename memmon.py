@@ -3489,8 +3489,8 @@ def write_stderr(line: str) -> None:
 def main() -> int:
     """Run memmon.
 
-    Returns 0 when supervisord has closed stdin, 1 if its events cannot be read, 2 if memmon cannot
-    start; see check.
+    Returns 0 when supervisord has closed stdin or stopped it, 1 if its events cannot be read, 2 if
+    memmon cannot start; see check.
     """
     open_standard_streams()
     try:
