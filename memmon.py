@@ -2271,8 +2271,9 @@ class Workers:
         self.said = said                      # see Monitor
         self.workers: list[Worker] = []
         self.queue: list[list[Job]] = []      # a list for each pool
-        self.here: tuple[Worker, Iterator[Line]] | None = None  # what the listener does itself
         self.deliveries: list[Delivery] = []  # that wait
+        # What the listener does itself, by pool.
+        self.here: dict[tuple[str, ...], tuple[Worker, Iterator[Line]]] = {}
 
     def jobs(self) -> list[Job]:
         """Return all jobs that are under way or wait."""
@@ -2301,8 +2302,7 @@ class Workers:
                 break
             if not self.start(self.queue[0], work_on_pool, self.queue[0], site):
                 return self.restart_here(site._replace(in_listener=True))
-            self.queue.pop(0)
-            self.here = None
+            self.here.pop(self.queue.pop(0)[0].history.pool, None)
         return []
 
     def start(self, jobs: Sequence[Job], work: Callable[..., object], *args: Any) -> bool:
@@ -2330,14 +2330,16 @@ class Workers:
         """Go on with the first restart of the queue in the listener itself, for ten seconds."""
         found: list[tuple[Job, Line]] = []
         jobs = self.queue[0]
-        if not self.here or self.here[0].jobs[0].history is not jobs[0].history:
-            up_secs = FIRST_UP_SECS if jobs[0].siblings else UP_SECS
-            self.here = (Worker(os.getpid(), -1, jobs),
-                         Restarting(jobs[0], site, {}, up_secs).lines())
-        (worker, lines), self.here = self.here, None
+        pool, up_secs = jobs[0].history.pool, FIRST_UP_SECS if jobs[0].siblings else UP_SECS
+        if pool not in self.here:
+            self.here[pool] = (Worker(os.getpid(), -1, jobs),
+                               Restarting(jobs[0], site, {}, up_secs).lines())
+        worker, lines = self.here.pop(pool)
         for line in lines:
             if line.event == PAUSED:
-                self.here = worker, lines
+                self.here[pool] = worker, lines
+                if worker.is_failing:  # it lets the others go first
+                    self.queue.append(self.queue.pop(0))
                 return found
             found.append(worker.take(0, *line._replace(command='')))
             self.queue[0] = list(worker.jobs)  # SIGTERM may come at any moment: see end()
