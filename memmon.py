@@ -1218,7 +1218,7 @@ class History:
         self.seen_at = 0.0                    # when it was measured last, as are all times below:
         self.over_since: float | None = None  # seconds of the monotonic clock
         self.part: Reading | None = None      # of the total
-        self.total_base: int | None = None    # what it had when the total was first over its limit
+        self.total_base: Reading | None = None  # of the last look with the total within its limit
         # The level at which a restart was not possible, by whether it was for the total.
         self.refused: dict[bool, str] = {}
         self.wrapper_due = 10                 # seconds of uptime, at which to look for descendants
@@ -1371,14 +1371,14 @@ def size_when_too_low(level: str, history: History, now: float) -> float:
 def is_cause(reading: Reading, total: Reading, history: History, now: float) -> bool:
     """Tell whether a process may be why the total is over its limit.
 
-    One that was restarted for the total lately must have grown since the total was over again; at
-    the hard size it is restarted once in any case.
+    One that was restarted for the total lately must have grown since the total was last within its
+    limit; at the hard size it is restarted once in any case.
     """
     lately = [restart for restart in history.restarts_within(TOO_LOW_SECS, now)
               if restart.is_for_total and (total.level == SOFT or restart.level == HARD)]
     base = history.total_base
     return not lately or base is not None and (
-        (reading.memory or 0) - base > TOTAL_GROWTH * total.soft)
+        growth(base, reading, 1) > TOTAL_GROWTH * total.soft)
 
 
 def next_size(history: History, options: Options, now: float, waits: bool) -> float:
@@ -2493,7 +2493,7 @@ class Monitor:
                     history.said = {event: at for event, at in history.said.items()
                                     if not event.endswith(FOR_TOTAL)}
                 elif not was_over or history.total_base is None:
-                    history.total_base = reading.memory
+                    history.total_base = history.part or reading
                 history.part = reading
 
     def look_for_wrapper(self, processes: Processes, history: History, reading: Reading) -> None:

@@ -136,16 +136,21 @@ LATELY_HARD = restarts(9, level=HARD, is_for_total=True)
     (900, 1025, '', {'restarts': restarts(9)}, DUE),          # for a limit of its own
     (900, 1025, '', {'too_low': {SOFT: TooLow(NOW - 99, GB)}}, DUE),
     (900, 1025, '', {'restarts': LATELY}, TOO_LOW),                     # no base yet
-    (900, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, TOO_LOW),
-    (900, 1025, '', {'restarts': LATELY, 'total_base': 950 * MB}, TOO_LOW),
-    (910.24, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, TOO_LOW),  # 1 % of the limit
-    (910.25, 1025, '', {'restarts': LATELY, 'total_base': 900 * MB}, DUE),
-    (900, 2048, '', {'restarts': LATELY, 'total_base': 900 * MB}, TOO_LOW),
+    (900, 1025, '', {'restarts': LATELY, 'total_base': reading(900 * MB)}, TOO_LOW),
+    (900, 1025, '', {'restarts': LATELY, 'total_base': reading(950 * MB)}, TOO_LOW),
+    # by 1 % of the limit
+    (910.24, 1025, '', {'restarts': LATELY, 'total_base': reading(900 * MB)}, TOO_LOW),
+    (910.25, 1025, '', {'restarts': LATELY, 'total_base': reading(900 * MB)}, DUE),
+    (900, 2048, '', {'restarts': LATELY, 'total_base': reading(900 * MB)}, TOO_LOW),
     # At the hard size once more, and then only if it grows.
-    (900, 2049, '', {'restarts': LATELY, 'total_base': 900 * MB}, DUE),
-    (900, 2049, '', {'restarts': LATELY_HARD, 'total_base': 900 * MB}, TOO_LOW),
-    (920, 2049, '', {'restarts': LATELY_HARD, 'total_base': 900 * MB}, DUE),
+    (900, 2049, '', {'restarts': LATELY, 'total_base': reading(900 * MB)}, DUE),
+    (900, 2049, '', {'restarts': LATELY_HARD, 'total_base': reading(900 * MB)}, TOO_LOW),
+    (920, 2049, '', {'restarts': LATELY_HARD, 'total_base': reading(900 * MB)}, DUE),
     (900, 1025, '', {'restarts': restarts(600, is_for_total=True)}, DUE),
+    # Where both have been read exactly, growth is not that of a bound.
+    (900, 1025, '', {'restarts': LATELY, 'total_base': reading(900 * MB, bound=MB)}, TOO_LOW),
+    (900, 1025, '', {'restarts': LATELY, 'total_base': reading(
+        MB, bound=900 * MB, is_exact=False)}, TOO_LOW),
 ])
 def test_judge_for_the_total(mb: float | None, total_mb: float | None, args: str,
                              fields: Dict[str, Any], verdict: str) -> None:
@@ -340,14 +345,15 @@ def test_ten_minutes_begin_anew_with_each_look_that_is_over(
 def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
     made = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
     made.said, made.said_ever = {'held': 1}, {'limit too low': 1}
-    made.refused, made.total_base = {False: HARD}, 5
+    made.refused, made.total_base = {False: HARD}, made.reading
     made.wrapper_due, made.part = 100, made.reading
     made.show(process(now=2000))  # the same run
     assert made.over_since == 1 and made.said and made.process.now == 2000
     for process_again in (process(pid=1500), process(start=1500)):
         again = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
         again.said, again.said_ever = {'held': 1}, {'limit too low': 1}
-        again.refused, again.total_base, again.part = {False: HARD}, 5, again.reading
+        again.refused, again.total_base, again.part = (
+            {False: HARD}, again.reading, again.reading)
         again.show(process_again)
         assert [again.over_since, again.said, again.course.points, again.reading, again.rate,
                 again.refused, again.total_base, again.part] == [
