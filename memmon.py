@@ -2614,8 +2614,6 @@ def lost_before(process: Process, now: float) -> Lost | None:
         return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
     if process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
         return Lost(process.now, math.inf)
-    if process.state in UP_STATES and 0 <= process.now - process.start < FIRST_UP_SECS:
-        return Lost(process.now, now + ORPHAN_PATIENCE_SECS)  # it may be broken, and end again
     return None
 
 

@@ -632,21 +632,6 @@ def test_next_step_for_a_stopped_process(
     assert memmon.next_step(process, OLD, stopped_start, [0])[0] == step
 
 
-@pytest.mark.parametrize('process, is_lost', [
-    (seen('RUNNING', start=1101, stop=1100), True),    # it may be broken, and end again
-    (seen('STARTING', start=1101, stop=1100), True),
-    (seen('RUNNING', start=1100, stop=1099), False),
-    (seen('RUNNING', start=1101, stop=0), False),      # supervisord has just started
-    (seen('RUNNING', start=1101, stop=500), False),
-    (seen('EXITED', start=1000, stop=1109), False),
-])
-def test_new_memmon_trusts_no_process_that_has_just_come_back(process: memmon.Process,
-                                                              is_lost: bool) -> None:
-    lost = memmon.lost_before(process, 0)
-    assert (lost is not None) == is_lost
-    assert lost is None or lost.until == memmon.ORPHAN_PATIENCE_SECS
-
-
 @pytest.mark.parametrize('process, moves', [
     (seen('RUNNING'), False), (seen('STARTING'), True), (seen('STOPPING', pid=7), True),
     (seen('STOPPED', stop=1109), True),    # perhaps by a worker that is about to start it
