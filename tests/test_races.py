@@ -14,7 +14,7 @@ from fake_server import (Answer, Exchange, Rules, StartFakeServer, first, forwar
                          outdated_by, raw)
 from harness import (LIMIT, MEMMON, TINY, GroupWatch, Listener, Mailbox, StartListener,
                      StartSupervisord, Supervisord, children_of, group_section, is_running, kill,
-                     memmon_section, pool_section, run, section, sleeper, wait_until)
+                     memmon_section, pool_section, rss_mb, run, section, sleeper, wait_until)
 
 
 def kill_and_wait(supervisord: Supervisord, name: str, state: str) -> None:
@@ -432,6 +432,7 @@ def test_process_that_starts_between_the_answer_and_the_look_is_seen_at_the_next
     listener = start_listener(start_fake_server(rules, supervisord.env), '-p', f'late={TINY}')
     listener.send()
     pid, = supervisord.wait_up('late')
+    wait_until(lambda: rss_mb(pid) > 0.5)  # at first, before it runs its own program, it has none
     listener.send()
     supervisord.wait_new_pid('late', pid)
 
