@@ -7,6 +7,7 @@ Readings, judge() says what follows from each, workers restart, and reports tell
 
 from __future__ import annotations
 
+import collections
 import configparser
 import contextlib
 import datetime
@@ -717,9 +718,7 @@ def read_peak(pids: Iterable[int]) -> int:
 def measure_rss(processes: Processes, pids: Sequence[int]) -> int | None:
     """Return the RSS of some processes in bytes; None if that of the first is not known."""
     rss = processes.rss(pids[0])
-    if rss is None or len(pids) == 1:
-        return rss
-    return rss + sum(filter(None, map(processes.rss, pids[1:])))
+    return None if rss is None else rss + sum(filter(None, map(processes.rss, pids[1:])))
 
 
 def measure_exactly(processes: Processes, pids: Iterable[int], measure: Measure
@@ -1094,7 +1093,7 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
     """
     pids = tree(processes, process.pid) if measure.with_tree else [process.pid]
     rss = bound = memory = (measure_rss(processes, pids) if len(pids) > 1
-                            else processes.rss(process.pid))
+                            else processes.rss(process.pid))  # a call less for most
     unread: tuple[int, ...] = ()
     if measure.fields and rss is not None:
         if 'SwapPss' in measure.fields and has_swap():
@@ -2566,26 +2565,27 @@ class Monitor:
     def find_pools(self) -> None:
         """Find out which processes are restarted one at a time."""
         histories = list(self.histories.values())
-        groups = [history.process.group for history in histories]
-        alone = [groups.count(group) == 1 for group in groups]
-        pools = [pool_of(history.process, is_alone, history.limit, '')
-                 for history, is_alone in zip(histories, alone)]
-        configs: Mapping[str, Mapping[str, Any]] = {}
-        if any(pool[0] == '' and pools.count(pool) > 1 for pool in set(pools)):
-            configs = self.server.configs()
-        for history, is_alone in zip(histories, alone):
+        groups = collections.Counter(history.process.group for history in histories)
+        for history in histories:
+            is_alone = groups[history.process.group] == 1
+            history.pool = pool_of(history.process, is_alone, history.limit, '')
+        pools = collections.Counter(history.pool for history in histories)
+        doubtful = [history for history in histories
+                    if history.pool[0] == '' and pools[history.pool] > 1]
+        configs = self.server.configs() if doubtful else {}
+        for history in doubtful:
             command = configs.get(history.process.namespec, {}).get('command', '')
-            history.pool = pool_of(history.process, is_alone, history.limit, str(command))
+            history.pool = pool_of(history.process, True, history.limit, str(command))
 
     def say_unmatched(self, processes: Sequence[Process]) -> None:
         """Log the limits that match no process, unless they matched none before."""
         unmatched = find_unmatched(self.options.limits, processes)
         for limit in self.options.limits:
-            if limit in unmatched:
+            if limit not in unmatched:
+                self.said.discard(limit.given)
+            elif limit.given not in self.said:  # to look for similar names takes time
                 say_once(self.said, limit.given, logging.WARNING,
                          explain_unmatched(limit, processes))
-            else:
-                self.said.discard(limit.given)
 
     def say_hidden(self, hidden: list[tuple[str, int]]) -> None:
         """Log the processes that cannot be measured, unless that was logged before."""

@@ -743,12 +743,17 @@ def shows(*states: tuple[float, str]) -> Callable[[Supervisor], memmon.Process]:
     return show
 
 
-def restart_in_time(monkeypatch: pytest.MonkeyPatch, server: Any, listener_pid: int = os.getppid(),
-                    in_listener: bool = False, **fields: Any) -> list[tuple[int, str]]:
-    """Restart a process; return the lines of the worker with their seconds."""
+def keep_time(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
+    """Have memmon live in the time of a supervisord, where each process has memory."""
     monkeypatch.setattr(memmon, 'time', SimpleNamespace(
         monotonic=lambda: server.secs, sleep=server.sleep, time=lambda: server.secs))
     monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: 1)
+
+
+def restart_in_time(monkeypatch: pytest.MonkeyPatch, server: Any, listener_pid: int = os.getppid(),
+                    in_listener: bool = False, **fields: Any) -> list[tuple[int, str]]:
+    """Restart a process; return the lines of the worker with their seconds."""
+    keep_time(monkeypatch, server)
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), listener_pid, 0,
                        in_listener)
     restarting = memmon.Restarting(job('web:web', **fields), site, {}, memmon.UP_SECS)
@@ -872,9 +877,7 @@ class Pool(Supervisor):
 def test_member_of_a_pool_that_has_ended_says_nothing_of_the_next(
         first: str, secs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     server: Any = Pool(first)
-    monkeypatch.setattr(memmon, 'time', SimpleNamespace(
-        monotonic=lambda: server.secs, sleep=server.sleep, time=lambda: server.secs))
-    monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: 1)
+    keep_time(monkeypatch, server)
     found: list[tuple[int, str]] = []
     monkeypatch.setattr(memmon, 'send_line', lambda writer, number, line, report, site:
                         found.append((number, line.event)))
