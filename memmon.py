@@ -40,7 +40,7 @@ import textwrap
 import time
 import traceback
 import urllib.parse
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Optional,
                     Protocol, Sequence, TextIO, Tuple, get_type_hints)
@@ -547,7 +547,7 @@ GONE = (FileNotFoundError, ProcessLookupError)
 class Processes(Protocol):
     """The processes of this machine."""
 
-    def children(self, pid: int) -> Sequence[int]:
+    def children(self, pid: int) -> Iterable[int]:
         """Return the pids of a process's children; OSError if that cannot be found out."""
 
     def rss(self, pid: int) -> int | None:
@@ -570,16 +570,22 @@ def read_proc(path: str) -> bytes:
         os.close(descriptor)
 
 
+@lru_cache(8)  # at most looks, there are the same children
+def parse_pids(text: bytes) -> frozenset[int]:
+    """Return the pids of a list with spaces in between."""
+    return frozenset(map(int, text.split()))
+
+
 class ProcFiles:
     """The processes in Linux's /proc, each read when it is asked for; see proc(5)."""
 
-    def children(self, pid: int) -> list[int]:
-        pids: list[int] = []
+    def children(self, pid: int) -> frozenset[int]:
+        pids: frozenset[int] = frozenset()
         # Besides . and .. there is a link for each thread; a listing costs three times as much.
         tasks = TASKS % pid
         for task in [str(pid)] if os.stat(tasks).st_nlink == 3 else os.listdir(tasks):
             try:
-                pids += map(int, read_proc(f'{tasks}/{task}/children').split())
+                pids |= parse_pids(read_proc(f'{tasks}/{task}/children'))
             except GONE:
                 if task == str(pid):  # else it is a thread that has ended just now
                     raise
@@ -1040,9 +1046,15 @@ class Reading(NamedTuple):
     bound: Optional[int]    # what the memory cannot exceed
     memory: Optional[int]   # what counts
     measure: Measure        # what that is
-    uptime: Optional[int]   # seconds; None: not known
+    at: int                 # when it was taken, in seconds since the epoch
     is_exact: bool = True   # else the memory is the bound
     unread: Tuple[int, ...] = ()  # pids of which the bound had to do
+
+    @property
+    def uptime(self) -> int | None:
+        """For how many seconds the process has run; None if that is not known."""
+        start = self.process.start
+        return max(0, self.at - start) if start < LAST_SECOND else None
 
     @property
     def level(self) -> str:
@@ -1065,7 +1077,7 @@ class Reading(NamedTuple):
 
 
 SOFT, HARD = 'soft', 'hard'
-ALL = Process('', 'total', 0, 0, 0, 0, 0, '', '', 0)
+ALL = Process('', 'total', 0, LAST_SECOND, 0, 0, 0, '', '', 0)  # with no uptime
 
 
 def sizes_of(limit: Limit | None, machine: int) -> tuple[float, float]:
@@ -1091,8 +1103,8 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
 
     now: seconds since the epoch, if the caller knows them: to ask costs as much as to judge.
     """
-    pids = tree(processes, process.pid) if measure.with_tree else [process.pid]
-    rss = bound = memory = (measure_rss(processes, pids) if len(pids) > 1
+    pids = tree(processes, process.pid) if measure.with_tree else (process.pid,)
+    rss = bound = memory = (measure_rss(processes, pids) if measure.with_tree
                             else processes.rss(process.pid))  # a call less for most
     unread: tuple[int, ...] = ()
     if measure.fields and rss is not None:
@@ -1100,13 +1112,8 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
             bound = memory = rss + sum(map(read_swap, pids))
         if exactly:
             memory, unread = measure_exactly(processes, pids, measure)
-    uptime = None
-    if process.start < LAST_SECOND:
-        uptime = (now or int(time.time())) - process.start
-        if uptime < 0:  # the clock was set back
-            uptime = 0
-    return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, measure, uptime,
-                   exactly or not measure.fields, unread)
+    return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, measure,
+                   now or int(time.time()), exactly or not measure.fields, unread)
 
 
 def add_up(readings: Sequence[Reading], limit: Limit, sizes: tuple[float, float],
@@ -1114,7 +1121,7 @@ def add_up(readings: Sequence[Reading], limit: Limit, sizes: tuple[float, float]
     """Return the reading of all processes together."""
     return Reading(ALL, limit, *sizes, sum(reading.rss or 0 for reading in readings),
                    sum(reading.bound or 0 for reading in readings),
-                   sum(reading.memory or 0 for reading in readings), measure, None,
+                   sum(reading.memory or 0 for reading in readings), measure, 0,
                    all(reading.is_exact for reading in readings))
 
 
@@ -1220,7 +1227,7 @@ class History:
         self.total_base: Reading | None = None  # of the last look with the total within its limit
         # The level at which a restart was not possible, by whether it was for the total.
         self.refused: dict[bool, str] = {}
-        self.wrapper_due = 10                 # seconds of uptime, at which to look for descendants
+        self.wrapper_due = process.start + 10  # seconds since the epoch: look for descendants
         self.said: dict[str, float] = {}      # what was said of the run, and when
         # Of all runs:
         self.over_last = -math.inf
@@ -1236,7 +1243,7 @@ class History:
         if process.run != self.process.run:
             self.reading, self.rate, self.course, self.over_since = None, 0.0, Course(), None
             self.part, self.total_base, self.refused = None, None, {}
-            self.wrapper_due, self.said = 10, {}
+            self.wrapper_due, self.said = process.start + 10, {}
         self.process = process
 
     def note(self, reading: Reading, now: float) -> None:
@@ -1755,7 +1762,7 @@ class Line(NamedTuple):
     new_pid: Optional[int] = None
     memory: Optional[int] = None     # bytes, at the last look before the stop
     total: Optional[int] = None
-    uptime: Optional[int] = None     # seconds, likewise
+    at: int = 0                      # when that was, in seconds since the epoch
     tried: int = 0                   # when the last start was asked for, by supervisord's clock
     command: str = ''                # the event of -o whose commands the worker runs itself
     # For the worker that has to go on when this one is killed; see Job:
@@ -1827,7 +1834,7 @@ class Restarting:
         """Return a line on the process."""
         reading, total = self.job.reading, self.job.total
         return Line(event, f'{describe_cause(reading, total)}; {text}', tried=self.tried,
-                    memory=reading.memory, uptime=reading.uptime,
+                    memory=reading.memory, at=reading.at,
                     total=total.memory if total else None, stopped_start=self.stopped_start,
                     was_run=self.was_run, descendants=tuple(
                         (pid, *stat) for pid, stat in self.descendants.items()), **fields)
@@ -2221,7 +2228,7 @@ def send_line(writer: int, number: int, line: Line, report: Report, site: Site) 
 
 def report_of(job: Job, line: Line) -> Report:
     """Return the report that a line on a job stands for."""
-    reading = job.reading._replace(memory=line.memory, uptime=line.uptime)
+    reading = job.reading._replace(memory=line.memory, at=line.at)
     total = job.total._replace(memory=line.total) if job.total else None
     # What was postponed is reported once only, which the listener knows.
     return Report(line.event, line.text, reading, total, line.new_pid, job.course,
@@ -2432,8 +2439,7 @@ class Monitor:
         pairs = list(zip(histories, readings))
         for history, reading in pairs:
             history.note(reading, now)
-            if (reading.uptime or 0) >= history.wrapper_due and not (
-                    options.cumulative or everything):
+            if clock >= history.wrapper_due and not (options.cumulative or everything):
                 self.look_for_wrapper(processes, history, reading)
         if options.total:
             self.look_at_total(processes, children, options.total, now, everything, deadline)
@@ -2500,7 +2506,7 @@ class Monitor:
 
         They may come late: so it is looked at when it is 10, 100, 1,000 ... seconds old.
         """
-        history.wrapper_due *= 10
+        history.wrapper_due += 9 * (history.wrapper_due - history.process.start)
         sentence = look_below(processes, history.process) if reading.limit else ''
         if sentence and 'wrapper' not in history.said_ever:
             history.said_ever['wrapper'] = history.seen_at
@@ -3282,7 +3288,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
     readings = [measured.get(namespec) or Reading(  # what is not hidden has just ended
         history.process._replace(pid=history.process.pid * history.is_hidden), history.limit,
-        *history.sizes, None, None, None, monitor.measure, None)
+        *history.sizes, None, None, None, monitor.measure, history.process.now)
         for namespec, history in monitor.histories.items()]
     rows = [Row(reading, read_peak(tree(processes, reading.process.pid) if options.cumulative
                                    else [reading.process.pid]) * bool(reading.process.pid))

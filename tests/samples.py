@@ -34,11 +34,14 @@ def process(namespec: str = 'web:web', state: int = RUNNING, **fields: Any) -> P
 
 
 def reading(memory: float | None = 270 * MB, args: str = '-a 200MB', **fields: Any) -> Reading:
-    """Return a reading under the limit that an option sets; without an option, under none."""
+    """Return a reading under the limit that an option sets; without an option, under none.
+
+    Of a process that has been up for 725 seconds, unless the fields say otherwise.
+    """
     applied = limit(args) if args else None
     known = None if memory is None else int(memory)
     soft, hard = memmon.sizes_of(applied, 8 * GB)
     return Reading(**{
         'process': process(), 'limit': applied, 'soft': soft, 'hard': hard, 'rss': known,
-        'bound': known, 'memory': known, 'measure': memmon.MEASURES['rss'], 'uptime': 725,
+        'bound': known, 'memory': known, 'measure': memmon.MEASURES['rss'], 'at': 1725,
         **fields})

@@ -311,7 +311,7 @@ def test_rate_is_that_of_the_bound_where_the_measure_changes() -> None:
 
 def test_rate_of_a_young_process_of_unknown_age_is_not_known() -> None:
     made = History(process())
-    made.note(reading(500 * MB, ANY, uptime=None), 1)
+    made.note(reading(500 * MB, ANY, process=process(start=memmon.LAST_SECOND)), 1)
     assert made.rate == 0
 
 
@@ -360,7 +360,7 @@ def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
                     None, {}, [], None, 0, {}, None, None]
         assert again.too_low and again.restarts and again.said_ever and again.over_last == 1
     made.show(process(pid=1500))
-    assert made.wrapper_due == 10
+    assert made.wrapper_due == 1010
 
 
 def test_what_was_said_of_an_excess_is_forgotten_with_it() -> None:
@@ -491,7 +491,7 @@ class World:
         uptime = self.now - made.process.start
         size = int(self.programs[made.process.name](uptime) * MB)
         return Reading(made.process, limit, *memmon.sizes_of(limit, 8 * GB), size, size, size,
-                       memmon.MEASURES['rss'], int(uptime))
+                       memmon.MEASURES['rss'], int(self.now))
 
     def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
         self.looks += 1

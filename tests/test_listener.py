@@ -362,7 +362,7 @@ def growing(args: str, interval: int, memory: int, rate: float) -> memmon.Listen
     history = memmon.History(process)
     sizes = memmon.sizes_of(limit, 1 << 40)
     history.reading = memmon.Reading(process, limit, *sizes, memory, memory, memory,
-                                     memmon.MEASURES['rss'], 99)
+                                     memmon.MEASURES['rss'], 1099)
     history.limit, history.sizes, history.rate = limit, sizes, rate
     listener.monitor.limited = [history]
     listener.interval, listener.last_tick = interval, 1000.0
@@ -476,7 +476,7 @@ def test_look_at_the_total_before_the_next_tick(args: str, memory: int, rate: fl
     assert total
     listener.monitor.total.reading = memmon.Reading(
         memmon.ALL, total, *memmon.sizes_of(total, 1 << 40), memory * MB, memory * MB, memory * MB,
-        memmon.MEASURES['pss'], None)
+        memmon.MEASURES['pss'], 0)
     listener.monitor.total_rate = rate * MB
     listener.interval, listener.last_tick = 60, 1000.0
     listener.plan_look(1000.0, took)

@@ -48,7 +48,7 @@ def add(monitor: Monitor, namespec: str, pid: int, option: str = '', rss_mb: flo
     history.sizes = memmon.sizes_of(history.limit, 0)
     rss, memory = [None if mb is None else int(mb * MB) for mb in (rss_mb, memory_mb)]
     history.reading = Reading(process, history.limit, *history.sizes, rss, rss, memory,
-                              memmon.MEASURES['pss'], 100)
+                              memmon.MEASURES['pss'], 1100)
     return history
 
 
@@ -164,7 +164,7 @@ def test_total_is_there_where_it_has_a_limit(monitor: Monitor) -> None:
     limit = monitor.options.total
     assert limit
     monitor.total.reading = Reading(memmon.ALL, limit, 2 ** 30, math.inf, 300, 300, 200,
-                                    memmon.MEASURES['pss'], None)
+                                    memmon.MEASURES['pss'], 0)
     samples = write(monitor)
     assert (samples['total_bytes', ''], samples['total_limit_bytes', '']) == (200, 2 ** 30)
     monitor.total.reading = None

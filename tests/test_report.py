@@ -19,7 +19,8 @@ import memmon
 from memmon import EVENTS, Delivery, History, Job, Line, Reading, Report, Row
 
 PROCESS = process('shop:web', pid=17)
-BIG = reading(270.6 * MB, process=PROCESS, uptime=3725)
+AGELESS = PROCESS._replace(start=memmon.LAST_SECOND)
+BIG = reading(270.6 * MB, process=PROCESS, at=1000 + 3725)
 PAIR = reading(350 * MB, '-a 200MB..300MB', process=PROCESS)
 TREE = BIG._replace(measure=memmon.measure_of(memmon.parse_args(['-c', '-a', '1MB'])))
 PART = reading(700 * MB, '-t 1GB..2GB', process=PROCESS, measure=memmon.MEASURES['pss'])
@@ -77,7 +78,7 @@ def test_log_says_event_process_and_reason(report: Report, level: str, line: str
 
 @pytest.mark.parametrize('of, total, text', [
     (BIG, None, 'RSS 270.6MB is over 200MB (-a 200MB), uptime 1:02:05'),
-    (BIG._replace(uptime=None), None, 'RSS 270.6MB is over 200MB (-a 200MB), uptime unknown'),
+    (BIG._replace(process=AGELESS), None, 'RSS 270.6MB is over 200MB (-a 200MB), uptime unknown'),
     (reading(3000 * MB, '-a 25%'), None, 'RSS 2.9GB is over 2GB (-a 25%), uptime 0:12:05'),
     (reading(250 * MB, '-a 200MB..300MB'), None,
      'RSS 250MB is over 200MB (-a 200MB..300MB), uptime 0:12:05'),
@@ -184,7 +185,7 @@ def test_growth_is_said_with_what_is_near() -> None:
 def test_line_of_a_worker_becomes_a_report(line: Line, fields: Dict[str, Any]) -> None:
     job = Job(History(PROCESS), BIG, TOTAL if 'total' in fields else None)
     assert memmon.report_of(job, line) == Report(
-        line.event, 'a', BIG._replace(memory=5 * MB, uptime=99), **fields)
+        line.event, 'a', BIG._replace(memory=5 * MB, at=99), **fields)
 
 
 def test_process_that_is_still_down_is_named_each_day() -> None:
@@ -209,7 +210,7 @@ def test_process_that_is_still_down_is_named_each_day() -> None:
     ('-m bob -s mutt', Report('restarted', '', BIG), ['mutt']),
     ('-m bob -u 3725', Report('restarted', '', BIG), ['mail']),
     ('-m bob -u 3724', Report('restarted', '', BIG), []),
-    ('-m bob -u 1', Report('restarted', '', BIG._replace(uptime=None)), ['mail']),
+    ('-m bob -u 1', Report('restarted', '', BIG._replace(process=AGELESS)), ['mail']),
     ('-m bob -u 1', Report('failed to start', '', BIG), ['mail']),  # -u is for restarts
     ('-m bob -u 1', Report('held', '', BIG), ['mail']),
     ('-m bob -u 1', Report('blind', ''), ['mail']),
@@ -257,9 +258,9 @@ WEB_VARIABLES = {
     ('after', Report('restarted', 'why', PART, TOTAL, 18), {
         'MEMMON_MEMORY': str(700 * MB), 'MEMMON_LIMIT': '', 'MEMMON_UPTIME': '725',
         'MEMMON_TOTAL': str(int(1.5 * GB)), 'MEMMON_TOTAL_LIMIT': str(GB)}),
-    ('after', Report('restarted', 'why', BIG._replace(memory=None, uptime=None), new_pid=18),
+    ('after', Report('restarted', 'why', BIG._replace(memory=None, process=AGELESS), new_pid=18),
      {'MEMMON_MEMORY': '', 'MEMMON_UPTIME': ''}),
-    ('after', Report('restarted', 'why', BIG._replace(memory=0, uptime=0), new_pid=18),
+    ('after', Report('restarted', 'why', BIG._replace(memory=0, at=1000), new_pid=18),
      {'MEMMON_MEMORY': '0', 'MEMMON_UPTIME': '0'}),
     ('after', Report('restarted', 'why', reading(1, '', process=PROCESS), new_pid=18),
      {'MEMMON_MEMORY': '1', 'MEMMON_LIMIT': '', 'MEMMON_UPTIME': '725'}),
@@ -316,7 +317,7 @@ limit:    200MB
 set by:   -a 200MB
 reason:   failed to start shop:web: a line
 '''),
-    ('', 'db1', Report('limit too low', 'a line', PAIR._replace(uptime=None)), '',
+    ('', 'db1', Report('limit too low', 'a line', PAIR._replace(process=AGELESS)), '',
      'limit of process shop:web is too low', '''\
 pid:      17
 memory:   RSS 350MB
@@ -483,9 +484,9 @@ def test_output_of_a_command_ends_before_the_next_line_of_the_log(
 
 ROWS = [
     Row(reading(250 * MB, '-p a=100MB', process=process('a:a', pid=1234)), 0),
-    Row(reading(50 * MB, '-p b=100MB', process=process('b:b'), uptime=90061), 61 * MB),
+    Row(reading(50 * MB, '-p b=100MB', process=process('b:b'), at=1000 + 90061), 61 * MB),
     Row(reading(None, '-p c=100MB', process=process('c:c', FATAL)), 0),
-    Row(reading(1, '', process=process('d:d'), uptime=None), 2),
+    Row(reading(1, '', process=process('d:d', start=memmon.LAST_SECOND)), 2),
     Row(reading(None, '-p e=100MB', process=process('e:e')), 0),
     Row(reading(5 * MB, '-p f=none', process=process('f:f')), MB),
 ]
