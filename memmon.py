@@ -1204,46 +1204,50 @@ TOO_LOW_GROWTH = 1.5  # how many times its peak it is restarted at again
 TOTAL_GROWTH = 0.01   # how much of the limit of the total a process must grow by to be a cause
 
 
-FOR_TOTAL = ' for -t'  # what of a process was said of the total; see History.said
+class Excess:
+    """What came of a run being over a limit: its own, or that of the total."""
+
+    def __init__(self, said: Mapping[str, float]) -> None:
+        self.said = dict(said)  # what was said, and when
+        self.refused = ''       # the level at which a restart was not possible
 
 
 class History:
     """What is remembered of a process from look to look."""
 
     def __init__(self, process: Process) -> None:
-        self.process = process
         self.limit: Limit | None = None
         self.sizes = (math.inf, math.inf)     # bytes, soft and hard
         self.pool: tuple[str, ...] = ()
         self.is_blocked = False               # its pool is being restarted, or has lost one
         self.is_hidden = False                # it runs, and cannot be measured
-        # Of this run:
-        self.reading: Reading | None = None   # the last
-        self.course = Course()
-        self.rate = 0.0                       # bytes a second, since the look before or its start
         self.seen_at = 0.0                    # when it was measured last, as are all times below:
-        self.over_since: float | None = None  # seconds of the monotonic clock
-        self.part: Reading | None = None      # of the total
-        self.total_base: Reading | None = None  # of the last look with the total within its limit
-        # The level at which a restart was not possible, by whether it was for the total.
-        self.refused: dict[bool, str] = {}
-        self.wrapper_due = process.start + 10  # seconds since the epoch: look for descendants
-        self.said: dict[str, float] = {}      # what was said of the run, and when
-        # Of all runs:
-        self.over_last = -math.inf
+        self.over_last = -math.inf            # seconds of the monotonic clock
         self.too_low: dict[str, TooLow] = {}  # by level
         self.restarts: list[Restart] = []
         self.said_ever: dict[str, float] = {}  # what was said of the program, and when
         self.lost: Lost | None = None
         self.restarts_total = 0
         self.failures_total = 0
+        self.begin_run(process)
+
+    def begin_run(self, process: Process) -> None:
+        """Forget what was true of another run."""
+        self.process = process
+        self.reading: Reading | None = None     # the last
+        self.course = Course()
+        self.rate = 0.0                         # bytes a second, since the look before or its start
+        self.over_since: float | None = None
+        self.part: Reading | None = None        # of the total
+        self.total_base: Reading | None = None  # likewise, when that was last within its limit
+        self.excess = Excess({})
+        self.total_excess = Excess({})
+        self.wrapper_due = process.start + 10   # seconds since the epoch: look for descendants
 
     def show(self, process: Process) -> None:
-        """Take over what supervisord shows; forget what was true of another run."""
+        """Take over what supervisord shows."""
         if process.run != self.process.run:
-            self.reading, self.rate, self.course, self.over_since = None, 0.0, Course(), None
-            self.part, self.total_base, self.refused = None, None, {}
-            self.wrapper_due, self.said = process.start + 10, {}
+            self.begin_run(process)
         self.process = process
 
     def note(self, reading: Reading, now: float) -> None:
@@ -1267,9 +1271,8 @@ class History:
             return
         if self.over_since is not None:
             self.over_since = None
-            self.refused.pop(False, None)
-            self.said = {event: at for event, at in self.said.items()
-                         if event == 'near limit' or event.endswith(FOR_TOTAL)}
+            self.excess = Excess({event: at for event, at in self.excess.said.items()
+                                  if event == 'near limit'})
         if self.too_low and now - self.over_last >= TOO_LOW_SECS:
             self.too_low = {}
             self.said_ever.pop('limit too low', None)
@@ -2493,10 +2496,7 @@ class Monitor:
             if history:
                 self.total_rate += max(0.0, growth(history.part, reading, secs))
                 if not whole.level:
-                    history.total_base = None
-                    history.refused.pop(True, None)
-                    history.said = {event: at for event, at in history.said.items()
-                                    if not event.endswith(FOR_TOTAL)}
+                    history.total_base, history.total_excess = None, Excess({})
                 elif not was_over or history.total_base is None:
                     history.total_base = history.part or reading
                 history.part = reading
@@ -2811,7 +2811,7 @@ class Listener:
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
                 due.append((history, reading, None))
         # What is restarted may bring the total down; but not what its `before` lets wait.
-        if self.options.dry_run or all('postponed' in history.said and reading.level == SOFT
+        if self.options.dry_run or all('postponed' in history.excess.said and reading.level == SOFT
                                        for history, reading, _ in due):
             for chosen in self.judge_total(is_tick, now):
                 due = [*(judged for judged in due if judged[0] is not chosen[0]), chosen]
@@ -2842,7 +2842,8 @@ class Listener:
         What was refused before is tried again at ticks, and once when it is over its hard size.
         """
         event = VERDICT_EVENTS.get(verdict, '')
-        said = history.said
+        excess = history.total_excess if total else history.excess
+        said = excess.said
         if verdict == DUE:
             said.pop('held', None)
             event = event if self.options.dry_run else ''
@@ -2851,15 +2852,13 @@ class Listener:
         elif verdict == TOO_LOW:
             said = history.said_ever
             history.too_low.setdefault(reading.level, TooLow(now, reading.memory or 0))
-        key = event + FOR_TOTAL * bool(total)
-        if event and key not in said:
-            said[key] = now
+        if event and event not in said:
+            said[event] = now
             self.report(Report(event, explain_verdict(event, history, reading, total, self.options,
                                                       now),
                                reading, total, course=draw_course(history, reading)))
-        refused = history.refused.get(bool(total))
-        return verdict == DUE and (is_tick or not refused or (
-            (total or reading).level == HARD and refused != HARD))
+        return verdict == DUE and (is_tick or not excess.refused or (
+            (total or reading).level == HARD and excess.refused != HARD))
 
     def judge_total(self, is_tick: bool, now: float) -> list[Judged]:
         """Return the one process, if any, that is to be restarted for the sake of the total.
@@ -2878,7 +2877,7 @@ class Listener:
         candidates = [(other, other.part) for other in self.monitor.running
                       if other.part and (other.part.memory or 0) >= excess
                       and not (other.limit and other.limit.soft == NO_SIZE)]
-        candidates.sort(key=lambda pair: (f'postponed{FOR_TOTAL}' in pair[0].said,
+        candidates.sort(key=lambda pair: ('postponed' in pair[0].total_excess.said,
                                           -(pair[1].memory or 0)))
         for other, part in candidates:
             verdict = judge(part, other, options, now, total)
@@ -2946,7 +2945,8 @@ class Listener:
             report = report_of(job, line)
             history = self.monitor.histories.get(job.reading.process.namespec, job.history)
             level = (report.total or report.reading or job.reading).level
-            history.refused = {}
+            history.excess.refused = history.total_excess.refused = ''
+            excess = history.total_excess if job.total else history.excess
             if line.event == 'restarted':
                 rate = self.options.restarts
                 history.restarts = [*history.restarts_within(max(HOUR, rate.secs if rate else 0),
@@ -2959,10 +2959,10 @@ class Listener:
                 history.lost = Lost(line.tried or job.reading.process.start, math.inf)
                 history.said_ever['still down'] = now
             else:
-                history.refused[job.total is not None] = level or SOFT
+                excess.refused = level or SOFT
                 history.failures_total += line.event == 'failed to stop'
             if line.event == 'postponed':
-                self.say_postponed(history, report, now)
+                self.say_postponed(excess.said, report, now)
                 continue
             self.report(report)
             self.monitor.named = None  # whatever the pids say: a pid can come back
@@ -2973,14 +2973,13 @@ class Listener:
         if self.interval:
             self.look_at = min(self.look_at or math.inf, time.monotonic() + LOOK_SECS)
 
-    def say_postponed(self, history: History, report: Report, now: float) -> None:
+    def say_postponed(self, said: dict[str, float], report: Report, now: float) -> None:
         """Report that a `before` command asked to wait: once, and once more after an hour."""
-        suffix = FOR_TOTAL * bool(report.total)
-        since = history.said.setdefault(f'postponed{suffix}', now)
+        since = said.setdefault('postponed', now)
         if since == now:
             self.report(report)
-        elif now - since >= HOUR and f'postponed for an hour{suffix}' not in history.said:
-            history.said[f'postponed for an hour{suffix}'] = now
+        elif now - since >= HOUR and 'postponed for an hour' not in said:
+            said['postponed for an hour'] = now
             self.report(report._replace(event='postponed for an hour'))
 
     def plan_look(self, now: float, cpu_secs: float) -> None:
@@ -3002,7 +3001,7 @@ class Listener:
                     waits.append(max(least, secs))
             if history.rate > 0 and history.reading:
                 size = next_size(history, self.options, now,
-                                 has_before and 'postponed' in history.said)
+                                 has_before and 'postponed' in history.excess.said)
                 secs = (size - (history.reading.memory or 0)) / history.rate
                 waits.append(max(least, secs / 2) if secs < left else math.inf)
         total, rate = self.monitor.total.reading, self.monitor.total_rate
@@ -3109,7 +3108,7 @@ PROCESS_METRICS = (
     Metric('memmon_process_restart_failures', 'Failed stops and starts of a process.',
            lambda history: history.failures_total, True),
     Metric('memmon_process_held', 'Whether -r keeps a process from being restarted.',
-           lambda history: 'held' in history.said or f'held{FOR_TOTAL}' in history.said),
+           lambda history: 'held' in {*history.excess.said, *history.total_excess.said}),
     Metric('memmon_process_limit_too_low', 'Whether a restart of the process was in vain.',
            lambda history: bool(history.too_low)),
     Metric('memmon_process_lost', 'Whether memmon took the process down and it is not up again.',

@@ -344,35 +344,36 @@ def test_ten_minutes_begin_anew_with_each_look_that_is_over(
 
 def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
     made = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
-    made.said, made.said_ever = {'held': 1}, {'limit too low': 1}
-    made.refused, made.total_base = {False: HARD}, made.reading
-    made.wrapper_due, made.part = 100, made.reading
+    made.excess.said = {'held': 1}
     made.show(process(now=2000))  # the same run
-    assert made.over_since == 1 and made.said and made.process.now == 2000
+    assert made.over_since == 1 and made.excess.said and made.process.now == 2000
     for process_again in (process(pid=1500), process(start=1500)):
         again = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
-        again.said, again.said_ever = {'held': 1}, {'limit too low': 1}
-        again.refused, again.total_base, again.part = (
-            {False: HARD}, again.reading, again.reading)
+        again.said_ever = {'limit too low': 1}
+        again.total_base = again.part = again.reading
+        again.wrapper_due = 5000
+        for excess in (again.excess, again.total_excess):
+            excess.said, excess.refused = {'held': 1}, HARD
         again.show(process_again)
-        assert [again.over_since, again.said, again.course.points, again.reading, again.rate,
-                again.refused, again.total_base, again.part] == [
-                    None, {}, [], None, 0, {}, None, None]
+        assert [again.over_since, again.course.points, again.reading, again.rate,
+                again.total_base, again.part, again.wrapper_due] == [
+                    None, [], None, 0, None, None, process_again.start + 10]
+        for excess in (again.excess, again.total_excess):
+            assert (excess.said, excess.refused) == ({}, '')
         assert again.too_low and again.restarts and again.said_ever and again.over_last == 1
-    made.show(process(pid=1500))
-    assert made.wrapper_due == 1010
 
 
 def test_what_was_said_of_an_excess_is_forgotten_with_it() -> None:
     made = notes((1, 250))
-    kept = {'near limit': 1.0, 'held for -t': 1.0, 'would restart for -t': 1.0}
-    made.said = {'held': 1, 'would restart': 1, 'postponed': 1, **kept}
+    made.excess.said = {'held': 1, 'would restart': 1, 'postponed': 1, 'near limit': 1}
     made.too_low = {SOFT: TooLow(1, 250 * MB)}
-    made.refused = {False: SOFT, True: SOFT}
+    made.total_excess.said = {'held': 1, 'would restart': 1}
+    made.excess.refused = made.total_excess.refused = SOFT
     notes((2, 250), made=made)
-    assert len(made.said) == 6 and made.refused
+    assert len(made.excess.said) == 4 and made.excess.refused
     notes((3, 190), (4, 190), made=made)
-    assert made.said == kept and made.refused == {True: SOFT} and made.too_low
+    assert made.excess.said == {'near limit': 1} and not made.excess.refused and made.too_low
+    assert len(made.total_excess.said) == 2 and made.total_excess.refused == SOFT
 
 
 def test_restarts_are_counted_in_a_sliding_window() -> None:

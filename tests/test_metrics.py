@@ -101,11 +101,11 @@ def test_process_that_cannot_be_measured_has_no_size(monitor: Monitor) -> None:
 
 
 def set_held(history: memmon.History) -> None:
-    history.said['held'] = 1
+    history.excess.said['held'] = 1
 
 
 def set_held_for_total(history: memmon.History) -> None:
-    history.said['held for -t'] = 1
+    history.total_excess.said['held'] = 1
 
 
 def set_too_low(history: memmon.History) -> None:
