@@ -1220,7 +1220,6 @@ class History:
         self.sizes = (math.inf, math.inf)     # bytes, soft and hard
         self.pool: tuple[str, ...] = ()
         self.is_blocked = False               # its pool is being restarted, or has lost one
-        self.is_hidden = False                # it runs, and cannot be measured
         self.seen_at = 0.0                    # when it was measured last, as are all times below:
         self.over_last = -math.inf            # seconds of the monotonic clock
         self.too_low: dict[str, TooLow] = {}  # by level
@@ -1234,6 +1233,7 @@ class History:
     def begin_run(self, process: Process) -> None:
         """Forget what was true of another run."""
         self.process = process
+        self.is_hidden = False                  # it runs, and cannot be measured
         self.reading: Reading | None = None     # the last
         self.course = Course()
         self.rate = 0.0                         # bytes a second, since the look before or its start
@@ -2390,7 +2390,6 @@ def wait_readable(descriptors: Sequence[int], timeout_secs: float | None) -> lis
 
 HIDDEN = ('it is hidden from this user (hidepid), or supervisord is in another PID namespace or '
           'on another machine')
-Judged = Tuple[History, Reading, Optional[Reading]]  # the last is the total, if that is the cause
 
 
 class Monitor:
@@ -2409,7 +2408,6 @@ class Monitor:
         self.total_rate = 0.0                      # bytes a second
         self.machine = 0                           # bytes; what percentages refer to
         self.began = time.monotonic()
-        self.hidden: list[tuple[str, int]] = []
         self.said: set[str] = set()                # of no single process; see History for those
         self.looks = 0                             # between ticks
         self.needs_ps = False                      # where /proc does not show the children
@@ -2417,6 +2415,11 @@ class Monitor:
                                 for limit in options.all_limits)
         self.counts_always = bool(options.metrics or options.warn)
         self.measure = measure_of(options)
+
+    @property
+    def hidden(self) -> list[str]:
+        """The namespecs of the processes that run and cannot be measured."""
+        return [namespec for namespec, history in self.histories.items() if history.is_hidden]
 
     def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
         """Return a reading of each process that has a limit, or of everything.
@@ -2524,16 +2527,16 @@ class Monitor:
 
         Known by name is what was there before the question and after it.
         """
-        hidden: list[tuple[str, int]] = []
+        hidden: dict[str, tuple[int, int]] = {}
         for is_second in (False, True):  # if a process seems to be hidden: it may just have ended
             _, before = find_children(self.supervisord_pid)
             known = self.server.processes()
             processes, after = find_children(self.supervisord_pid)
-            missing = [(process.namespec, process.pid) for process in known
+            missing = {process.namespec: process.run for process in known
                        if process.state == ProcessStates.RUNNING
-                       and (process.pid not in after or processes.rss(process.pid) is None)]
-            # What has ended is not shown with the same pid again; what ends now is missing anew.
-            hidden = [pair for pair in missing if not is_second or pair in hidden]
+                       and (process.pid not in after or processes.rss(process.pid) is None)}
+            # What has ended does not show with the same pid again; what ends now is missing anew.
+            hidden = dict(missing.items() & hidden.items()) if is_second else missing
             if not hidden:
                 break
         self.itself = self.itself or find_itself(self.supervisord_pid)
@@ -2541,10 +2544,14 @@ class Monitor:
         others = [process for process in known if process.group not in own_groups]
         is_first = 'watching' not in self.said
         old, self.histories = self.histories, {}
+        news: list[str] = []
         for process in others:
             history = old.get(process.namespec) or History(process)
             history.show(process)
-            history.is_hidden = (process.namespec, process.pid) in hidden
+            is_hidden = process.namespec in hidden
+            news += [f'{process.namespec} (pid {process.pid})'] * (
+                is_hidden and not history.is_hidden)
+            history.is_hidden = is_hidden
             history.limit = find_limit(process, self.options.limits)
             if history.lost and not is_lost(history, now):
                 history.lost = None
@@ -2561,7 +2568,8 @@ class Monitor:
             say_once(self.said, 'watching', logging.INFO, f"watching {watched} of supervisord's "
                      f'{len(known)} processes: {self.options.given}')
         self.say_unmatched(others)
-        self.say_hidden(hidden)
+        if news:
+            log.warning('cannot measure %s: %s', ', '.join(news), HIDDEN)
         self.named = before & after
         self.running = [history for history in self.histories.values()
                         if history.process.pid in self.named]
@@ -2592,14 +2600,6 @@ class Monitor:
             elif limit.given not in self.said:  # to look for similar names takes time
                 say_once(self.said, limit.given, logging.WARNING,
                          explain_unmatched(limit, processes))
-
-    def say_hidden(self, hidden: list[tuple[str, int]]) -> None:
-        """Log the processes that cannot be measured, unless that was logged before."""
-        news = [f'{namespec} (pid {pid})' for namespec, pid in hidden
-                if (namespec, pid) not in self.hidden]
-        if news:
-            log.warning('cannot measure %s: %s', ', '.join(news), HIDDEN)
-        self.hidden = hidden
 
 
 def is_watched(history: History, options: Options) -> bool:
@@ -2735,13 +2735,14 @@ class Listener:
     def wait(self, stdin: int) -> None:
         """Take in what the workers write, and look when that is due, until there is an event."""
         while True:
-            self.take(self.workers.start_some(self.site()))
+            if self.workers.queue or self.workers.deliveries:
+                done_here = self.workers.start_some(self.site())
+                if done_here:
+                    self.take(done_here)
             pipes = [worker.pipe for worker in self.workers.workers]
             ready = wait_readable([stdin, *pipes], self.secs_to_wait())
-            busy = len(self.workers.jobs())
-            self.take(self.workers.collect(ready))
-            if len(self.workers.jobs()) < busy:
-                self.look_soon()  # what waited for a pool, or for the total, may go on
+            if ready and ready != [stdin]:
+                self.take(self.workers.collect(ready))
             if stdin in ready:
                 return
             now = time.monotonic()
@@ -2784,38 +2785,49 @@ class Listener:
             log.debug('a look between two ticks')
         try:
             pairs = self.monitor.look(now)
-            if self.monitor.hidden and not self.monitor.running:
+            if not self.monitor.running and self.monitor.hidden:
                 raise MeasureError(f'no process can be measured: {HIDDEN}')
-            self.restart(self.judge_all(pairs, is_tick, now))
+            due = self.judge_all(pairs, is_tick, now)
+            if due and not self.options.dry_run:
+                self.workers.add(due)
         except (MeasureError, SupervisordError, Fault) as error:
             failure = error
         except Exception as error:  # a tick survives anything
             failure = MeasureError(f'{type(error).__name__}: {one_line(error)}')
             log_failure('a look failed', error)
-        if is_tick:
+        if is_tick and (failure or self.blind_ticks):
             self.say_blind(failure)
         self.plan_look(time.monotonic(), time.process_time() - used)
         if self.write_metrics and is_tick:
             self.write_metrics(self.monitor, self.interval, not failure, now)
 
     def judge_all(self, pairs: Sequence[tuple[History, Reading]], is_tick: bool, now: float
-                  ) -> list[Judged]:
+                  ) -> list[Job]:
         """Report what follows from all readings; return what is to be restarted."""
         if log.isEnabledFor(logging.DEBUG):
             for _, reading in pairs:
                 log.debug('%s: %s', reading.process.namespec, describe_use_of_limit(reading))
         self.find_blocked(now)
-        due: list[Judged] = []
+        due = []
         for history, reading in pairs:
             verdict = judge(reading, history, self.options, now)
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
-                due.append((history, reading, None))
+                due.append(self.job(history, reading, None))
         # What is restarted may bring the total down; but not what its `before` lets wait.
-        if self.options.dry_run or all('postponed' in history.excess.said and reading.level == SOFT
-                                       for history, reading, _ in due):
-            for chosen in self.judge_total(is_tick, now):
-                due = [*(judged for judged in due if judged[0] is not chosen[0]), chosen]
+        total = self.monitor.total.reading
+        if total and total.level and (self.options.dry_run or all(
+                'postponed' in job.history.excess.said and job.reading.level == SOFT
+                for job in due)):
+            chosen = self.judge_total(total, is_tick, now)
+            if chosen:
+                due = [job for job in due if job.history is not chosen.history] + [chosen]
         return due
+
+    def job(self, history: History, reading: Reading, total: Reading | None) -> Job:
+        """Return the job to restart a process."""
+        siblings = [namespec for namespec, other in self.monitor.histories.items()
+                    if other.pool == history.pool and other is not history]
+        return Job(history, reading, total, tuple(siblings), draw_course(history, reading))
 
     def find_blocked(self, now: float) -> None:
         """Find out which pools are being restarted, or have lost a process: report it each day."""
@@ -2860,19 +2872,16 @@ class Listener:
         return verdict == DUE and (is_tick or not excess.refused or (
             (total or reading).level == HARD and excess.refused != HARD))
 
-    def judge_total(self, is_tick: bool, now: float) -> list[Judged]:
-        """Return the one process, if any, that is to be restarted for the sake of the total.
+    def judge_total(self, whole: Reading, is_tick: bool, now: float) -> Job | None:
+        """Return the job for the one process, if any, that is why the total is over its limit.
 
         The largest; but none that is smaller than the excess, whose restart cannot help enough.
         """
         history, options = self.monitor.total, self.options
-        if not (options.total and history.reading and history.reading.level):
-            self.said.discard('total too low')
-            return []
-        total = self.without_stopping(history.reading, now)
+        total = self.without_stopping(whole, now)
         since = now if history.over_since is None else history.over_since
         if not total or total.level == SOFT and now - since < options.patience:
-            return []
+            return None
         excess = (total.memory or 0) - total.soft
         candidates = [(other, other.part) for other in self.monitor.running
                       if other.part and (other.part.memory or 0) >= excess
@@ -2882,14 +2891,14 @@ class Listener:
         for other, part in candidates:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
-                return [(other, part, total)]
+                return self.job(other, part, total)
             if verdict == TOO_LOW and now - since < LOOK_SECS:
-                return []  # looks may be too close for growth to show: the next one tells
-        if is_tick and 'total too low' not in self.said and not self.workers.jobs():
-            self.said.add('total too low')
+                return None  # looks may be too close for growth to show: the next one tells
+        if is_tick and 'total too low' not in history.excess.said and not self.workers.jobs():
+            history.excess.said['total too low'] = now
             self.report(Report('total too low', f'total {describe_excess(total)}, but there is '
                                'no process whose restart would help'))
-        return []
+        return None
 
     def without_stopping(self, total: Reading, now: float) -> Reading | None:
         """Return the total as it will be; None if a restart under way may bring it down.
@@ -2928,17 +2937,11 @@ class Listener:
             write_log(report)
         self.workers.deliveries += deliveries(self.options, report)
 
-    def restart(self, due: Sequence[Judged]) -> None:
-        """Have processes restarted, those of a pool one after the other."""
-        if due and not self.options.dry_run:
-            self.workers.add([Job(history, reading, total, tuple(
-                namespec for namespec, other in self.monitor.histories.items()
-                if other.pool == history.pool and other is not history),
-                draw_course(history, reading)) for history, reading, total in due])
-
     def take(self, lines: Sequence[tuple[Job, Line]]) -> None:
-        """Remember what became of restarts, and report it."""
+        """Remember what became of restarts, report it, and look in a second."""
         now = time.monotonic()
+        if self.interval:  # what had to wait for a pool, or for the total, may go on
+            self.look_at = min(self.look_at or math.inf, now + LOOK_SECS)
         for job, line in lines:
             if line.event == STOPPING:
                 continue
@@ -2966,12 +2969,6 @@ class Listener:
                 continue
             self.report(report)
             self.monitor.named = None  # whatever the pids say: a pid can come back
-            self.look_soon()  # a leak goes on where it was killed, too
-
-    def look_soon(self) -> None:
-        """Look in a second, if that is before the next look."""
-        if self.interval:
-            self.look_at = min(self.look_at or math.inf, time.monotonic() + LOOK_SECS)
 
     def say_postponed(self, said: dict[str, float], report: Report, now: float) -> None:
         """Report that a `before` command asked to wait: once, and once more after an hour."""
@@ -3297,7 +3294,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     lines += [explain_unmatched(limit, known) for limit in find_unmatched(options.limits, known)]
     lines += tiny_limits(options)
     if monitor.hidden:
-        lines.append(one_line(f'cannot measure {", ".join(dict(monitor.hidden))}: {HIDDEN}'))
+        lines.append(one_line(f'cannot measure {", ".join(monitor.hidden)}: {HIDDEN}'))
     lines += [line for reading in readings
               if reading.memory is not None and not is_memmon(reading.process)
               for line in [explain_tree(processes, reading, options)] if line]

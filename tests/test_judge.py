@@ -741,8 +741,7 @@ def test_total_does_not_wait_for_what_before_lets_wait(monkeypatch: pytest.Monke
     world = World(monkeypatch, '-t 500MB -p b=100MB', a=lambda uptime: 400.0,
                   b=lambda uptime: 200.0)
     world.outcomes = {'b': 'postponed'}
-    assert {name for _, name in world.pass_ticks(1).restarts} == {'b'}
-    assert 'a' in {name for _, name in world.pass_ticks(1).restarts}
+    assert world.pass_ticks(1).restarts[:2] == [(0, 'b'), (1, 'a')]
 
 
 @pytest.mark.parametrize('args', ['-a 500MB', '-t 500MB'])

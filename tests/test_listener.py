@@ -417,22 +417,21 @@ def test_restart_brings_a_look_in_a_second_and_puts_none_off(
         assert listener.look_at == look_at
 
 
-@pytest.mark.parametrize('jobs, look_at', [(1, 1001), (0, None)])
 def test_end_of_a_worker_brings_a_look_as_its_pool_is_free(
-        jobs: int, look_at: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch: pytest.MonkeyPatch) -> None:
     listener = growing('-a 100MB', 60, 110 * MB, 0)
     history = listener.monitor.limited[0]
     assert history.reading
     reader, writer = os.pipe()
     os.close(writer)
     listener.workers.workers = [
-        memmon.Worker(1, reader, [memmon.Job(history, history.reading, None)] * jobs)]
+        memmon.Worker(1, reader, [memmon.Job(history, history.reading, None)])]
     ready = iter([[reader], [0]])
     monkeypatch.setattr(memmon, 'wait_readable', lambda *_: next(ready))
     monkeypatch.setattr(os, 'waitpid', lambda *_: None)
     monkeypatch.setattr(memmon, 'time', SimpleNamespace(monotonic=lambda: 1000.0))
     listener.wait(0)
-    assert listener.look_at == look_at
+    assert listener.look_at == 1001
 
 
 def test_total_over_its_hard_size_is_looked_at_while_a_stop_is_under_way() -> None:
