@@ -686,12 +686,13 @@ def read_fields(path: str, names: Sequence[str]) -> list[int]:
     return [int(size) * KB for size in re.findall(pattern, read_proc(path), re.M)]
 
 
-def read_field(path: str, name: str) -> int:
-    """Return a field of such a file, in bytes; 0 if it is not known."""
-    try:
-        return sum(read_fields(path, [name]))
-    except OSError:
-        return 0
+def read_status(pids: Iterable[int], name: str) -> int:
+    """Return the sum of a field of /proc/PID/status in bytes: of what is not known, nothing."""
+    size = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            size += sum(read_fields(f'/proc/{pid}/status', [name]))
+    return size
 
 
 def read_rollup(pid: int, fields: Sequence[str]) -> int | None:
@@ -709,16 +710,6 @@ def has_swap() -> bool:
         return read_proc('/proc/swaps').count(b'\n') > 1  # a heading, and a line for each
     except OSError:
         return False
-
-
-def read_swap(pid: int) -> int:
-    """Return what of a process is swapped out, in bytes; 0 if that is not known."""
-    return read_field(f'/proc/{pid}/status', 'VmSwap')
-
-
-def read_peak(pids: Iterable[int]) -> int:
-    """Return the sum of the highest RSS that each process ever had, in bytes; 0 if not known."""
-    return sum(read_field(f'/proc/{pid}/status', 'VmHWM') for pid in pids)
 
 
 def measure_rss(processes: Processes, pids: Sequence[int]) -> int | None:
@@ -742,7 +733,8 @@ def measure_exactly(processes: Processes, pids: Iterable[int], measure: Measure
         except OSError:
             size = None
         if size is None:
-            size = (processes.rss(pid) or 0) + read_swap(pid) * ('SwapPss' in measure.fields)
+            size = (processes.rss(pid) or 0) + (
+                read_status([pid], 'VmSwap') if 'SwapPss' in measure.fields else 0)
             unread += [pid] if size else []
         memory += size
     return memory, tuple(unread)
@@ -1109,7 +1101,7 @@ def take_reading(processes: Processes, process: Process, limit: Limit | None,
     unread: tuple[int, ...] = ()
     if measure.fields and rss is not None:
         if 'SwapPss' in measure.fields and has_swap():
-            bound = memory = rss + sum(map(read_swap, pids))
+            bound = memory = rss + read_status(pids, 'VmSwap')
         if exactly:
             memory, unread = measure_exactly(processes, pids, measure)
     return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, measure,
@@ -3286,8 +3278,9 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
         history.process._replace(pid=history.process.pid * history.is_hidden), history.limit,
         *history.sizes, None, None, None, monitor.measure, history.process.now)
         for namespec, history in monitor.histories.items()]
-    rows = [Row(reading, read_peak(tree(processes, reading.process.pid) if options.cumulative
-                                   else [reading.process.pid]) * bool(reading.process.pid))
+    rows = [Row(reading, read_status(tree(processes, reading.process.pid) if options.cumulative
+                                     else [reading.process.pid], 'VmHWM')
+                * bool(reading.process.pid))
             for reading in readings]
     lines = format_table(sorted(rows, key=rank, reverse=True), options, columns)
     known = [reading.process for reading in readings]
@@ -3361,7 +3354,7 @@ def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) 
         if rss:
             memory = measure_exactly(processes, pids, MEASURES[kind])[0] if kind != 'rss' else rss
             # What is swapped out is in the memory, but not in the RSS.
-            peak = max(read_peak(pids), rss) * min(1, memory / rss)
+            peak = max(read_status(pids, 'VmHWM'), rss) * min(1, memory / rss)
             needs[key] = max(needs.get(key, 0), peak, memory)
     programs = [program for program, _ in needs]
     sizes = {program if programs.count(program) == 1 else f'{group}:{program}':

@@ -168,7 +168,7 @@ def propose(monkeypatch: pytest.MonkeyPatch, rows: Sequence[Row], *args: str,
     table = Table({**{row.reading.process.pid: (row.reading.rss or 0) / MB for row in rows},
                    **(sizes or {})}, parents or {})
     peaks = {row.reading.process.pid: row.peak for row in rows}
-    monkeypatch.setattr(memmon, 'read_peak', lambda pids: sum(
+    monkeypatch.setattr(memmon, 'read_status', lambda pids, _: sum(
         peaks.get(pid) or table.rss(pid) or 0 for pid in pids))
     real = memmon.read_rollup
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: int(

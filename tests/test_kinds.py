@@ -208,4 +208,4 @@ def test_what_is_swapped_out_counts_as_private_only(
 
 
 def assert_swapped(pid: int) -> None:
-    assert memmon.read_swap(pid) > 55 * MB and rss_mb(pid) < 35
+    assert memmon.read_status([pid], 'VmSwap') > 55 * MB and rss_mb(pid) < 35

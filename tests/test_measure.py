@@ -106,9 +106,9 @@ def test_ps_and_the_files_of_proc_agree(child: int) -> None:
 @needs_proc
 def test_peak_is_that_of_all_together(child: int) -> None:
     for pids in ([ME, child], [child, ME]):
-        assert memmon.read_peak([*pids, NOBODY]) == pytest.approx(
-            memmon.read_peak([ME]) + memmon.read_peak([child]), rel=0.1)
-    assert memmon.read_peak([child]) > 55 * MB
+        assert memmon.read_status([*pids, NOBODY], 'VmHWM') == pytest.approx(
+            memmon.read_status([ME], 'VmHWM') + memmon.read_status([child], 'VmHWM'), rel=0.1)
+    assert memmon.read_status([child], 'VmHWM') > 55 * MB
 
 
 @needs_proc
@@ -340,5 +340,5 @@ def test_swap_is_a_line_below_the_heading(swaps: Any, has_swap: bool,
 @needs_proc
 def test_peak_is_no_less_than_the_rss_and_of_who_has_gone_nothing() -> None:
     rss = PROC_FILES.rss(ME) or 0
-    assert rss <= memmon.read_peak([ME, NOBODY]) * 1.01
-    assert (memmon.read_peak([NOBODY]), memmon.read_swap(NOBODY)) == (0, 0)
+    assert rss <= memmon.read_status([ME, NOBODY], 'VmHWM') * 1.01
+    assert memmon.read_status([NOBODY], 'VmHWM') == 0
