@@ -7,7 +7,7 @@ workers, supervisord, operators and the adversary are greenlets; one runs until 
 
 A seed makes a history. A history that went wrong is described with its seed, and is seen again by
 
-    MEMMON_SEED=123 pytest -n 0 tests/test_simulation.py -k goes_wrong
+    SIMULATED_SEED=123 pytest -n 0 tests/test_simulation.py -k goes_wrong
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ class World:
             pass
         except BaseException as error:
             self.wrong(f'a process of memmon ends with {type(error).__name__}: {error}')
-            if 'MEMMON_SEED' in os.environ:
+            if 'SIMULATED_SEED' in os.environ:
                 raise
         if task.process.death > self.now:
             self.finish(task, 0)

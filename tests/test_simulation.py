@@ -1,7 +1,7 @@
 """Histories of memmon's whole listener, and of wrong ones: simulation.py says what runs.
 
-    MEMMON_HISTORIES=100000 pytest tests/test_simulation.py -k goes_wrong    plays so many
-    MEMMON_SEED=123 pytest -n 0 tests/test_simulation.py -k goes_wrong       plays one again
+    SIMULATED_HISTORIES=100000 pytest tests/test_simulation.py -k goes_wrong    plays so many
+    SIMULATED_SEED=123 pytest -n 0 tests/test_simulation.py -k goes_wrong       plays one again
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from simulation import World, describe, play
 
 import memmon
 
-SEED = os.environ.get('MEMMON_SEED')
-HISTORIES = 1 if SEED else int(os.environ.get('MEMMON_HISTORIES', '200'))
+SEED = os.environ.get('SIMULATED_SEED')
+HISTORIES = 1 if SEED else int(os.environ.get('SIMULATED_HISTORIES', '200'))
 PARTS = 1 if SEED else 4 if HISTORIES < 1000 else 100  # for as many cores; each ends in time
 ENOUGH = 1000                           # histories in which a wrong program is noticed
 
