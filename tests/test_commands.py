@@ -320,15 +320,16 @@ def test_before_cannot_postpone_over_the_hard_size(
     assert logged(listener, 'ERROR') == [] and 'postponed ' not in listener.log()
 
 
-@pytest.mark.parametrize('autorestart, event', [('true', 'after'), ('false', 'failed')])
-def test_after_or_failed_follows_a_before_without_a_restart(
-        autorestart: str, event: str, start_supervisord: StartSupervisord,
+@pytest.mark.parametrize('autorestart, status, events', [
+    ('true', 0, {'after'}), ('false', 0, {'failed'}), ('false', 3, set())])
+def test_after_or_failed_follows_a_before_that_went_well_without_a_restart(
+        autorestart: str, status: int, events: set[str], start_supervisord: StartSupervisord,
         start_listener: StartListener) -> None:
     """Whatever `before` has drained is let in again, or somebody hears that there is nothing."""
     supervisord = start_supervisord(sleeper('big', autorestart=autorestart))
     pid, = supervisord.wait_up('big')
     until = 'UP' if autorestart == 'true' else 'EXITED'
-    wait = 'kill -9 $MEMMON_PID; until test -e go; do sleep 0.05; done'
+    wait = f'kill -9 $MEMMON_PID; until test -e go; do sleep 0.05; done; exit {status}'
     listener = start_listener(supervisord, '-a', TINY, '-o', 'after=echo $MEMMON_NEW_PID > after',
                               '-o', 'failed=touch failed', '-o', f'before={wait}')
     listener.send()
@@ -340,7 +341,7 @@ def test_after_or_failed_follows_a_before_without_a_restart(
     listener.wait_log('INFO memmon: not restarted big:big: ')
     listener.wait_idle()
     found = {name for name in ('after', 'failed') if (supervisord.path / name).exists()}
-    assert found == {event}
+    assert found == events
     if until == 'UP':
         assert (supervisord.path / 'after').read_text() == f'{new}\n'
         assert supervisord.spawned('big') == 2

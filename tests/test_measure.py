@@ -321,6 +321,12 @@ def test_sum_of_fields_is_none_if_the_kernel_lacks_one() -> None:
     assert memmon.read_rollup(ME, ['Pss', 'Pss_Missing']) is None
 
 
+@pytest.mark.parametrize('size', [0, 2048, 2049, 4096, 10000])
+def test_file_is_read_whole_however_long_it_is(size: int, tmp_path: Path) -> None:
+    (tmp_path / 'children').write_bytes(b'1234 ' * size)
+    assert memmon.read_proc(str(tmp_path / 'children')) == b'1234 ' * size
+
+
 SWAPS = b'Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n'
 
 
