@@ -923,25 +923,22 @@ class Server(NamedTuple):
         """Start a process, without waiting until it is up."""
         self.call('supervisor.startProcess', namespec, False)
 
-    def stop(self, namespec: str) -> tuple[Process, Process | None]:
-        """Stop a process, without waiting until it is down; return what it was, and what it is.
+    def stop(self, namespec: str) -> Process:
+        """Stop a process, without waiting until it is down; return what it was.
 
-        supervisord runs the calls of a system.multicall with nothing in between, as none of
-        these waits: so the looks show just what was stopped. Each answer may be a fault.
+        supervisord runs the calls of a system.multicall with nothing in between, as neither of
+        these waits: so the look shows just what was stopped. Each answer may be a fault.
         """
         look = {'methodName': 'supervisor.getProcessInfo', 'params': [namespec]}
         stop = {'methodName': 'supervisor.stopProcess', 'params': [namespec, False]}
-        answers = self.call('system.multicall', [look, stop, look])
-        if not isinstance(answers, list) or len(answers) != 3:
+        answers = self.call('system.multicall', [look, stop])
+        if not isinstance(answers, list) or len(answers) != 2:
             raise SupervisordError(f'supervisord at {show_url(self.url)} answered the stop with '
                                    f'{one_line(answers)[:100]}')
-        for answer in answers[:2]:
+        for answer in answers:
             if isinstance(answer, dict) and 'faultCode' in answer:
                 raise refusal(Fault(answer['faultCode'], str(answer.get('faultString'))), self.url)
-        was = to_process(answers[0])
-        with contextlib.suppress(SupervisordError):
-            return was, to_process(answers[2])
-        return was, None
+        return to_process(answers[0])
 
 
 def refusal(fault: Fault, url: str) -> Exception:
@@ -1922,7 +1919,7 @@ class Restarting:
         The process may have ended just now: then its successor was stopped.
         """
         try:
-            seen, after = self.server.stop(self.old.namespec)
+            self.stopped = seen = self.server.stop(self.old.namespec)
         except Fault as fault:
             is_down = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
             raise Done('not restarted' if is_down else 'failed to stop',
@@ -1932,9 +1929,8 @@ class Restarting:
         except Exception as error:  # whatever it is, the process may have been stopped
             log.debug('%s: the answer to the stop is lost: %s', self.old.namespec, reason_of(error))
             return
-        self.stopped = after._replace(pid=seen.pid) if after else seen
-        self.stopped_start = self.stopped.start
-        if self.stopped.run != self.old.run:
+        self.stopped_start = seen.start
+        if seen.run != self.old.run:
             self.descendants = {}
             self.remarks.append('it had ended just before; its successor, pid '
                                 f'{seen.pid}, was stopped')
