@@ -2479,7 +2479,7 @@ class Monitor:
             last = {pid: history.part for pid, history in by_pid.items()}
             self.read_exactly(processes, readings, last, True, deadline)
             whole = add_up(readings, limit, sizes, measure)._replace(is_exact=True)
-        was_over, secs = total.over_since is not None, now - total.seen_at
+        secs = now - total.seen_at
         total.note(whole, now)
         self.total_rate = 0.0  # of all that grow: one that ends makes the others no slower
         for reading in readings:
@@ -2488,8 +2488,8 @@ class Monitor:
                 self.total_rate += max(0.0, growth(history.part, reading, secs))
                 if not whole.level:
                     history.total_base, history.total_excess = None, Excess({})
-                elif not was_over or history.total_base is None:
-                    history.total_base = history.part or reading
+                else:
+                    history.total_base = history.total_base or history.part or reading
                 history.part = reading
 
     def look_for_wrapper(self, processes: Processes, history: History, reading: Reading) -> None:

@@ -191,6 +191,13 @@ def test_process_is_lost_until_it_is_up_or_an_operator_has_taken_over(
     assert memmon.is_lost(made, NOW) == expected
 
 
+@pytest.mark.parametrize('until, expected', [(NOW + 1, True), (NOW, False)])
+def test_what_a_memmon_before_has_left_is_lost_for_some_time(until: float, expected: bool) -> None:
+    made = History(process(state=FATAL, start=1590, stop=1591))
+    made.lost = memmon.Lost(1600, until)
+    assert memmon.is_lost(made, NOW) == expected
+
+
 def test_what_is_still_down_is_told_each_day(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = memmon.Listener(options(), Server('unix:///none'))
     reports: list[memmon.Report] = []

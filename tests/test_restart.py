@@ -616,6 +616,7 @@ def seen(state: str, **fields: Any) -> memmon.Process:
     (seen('STOPPED', stop=1105), None, memmon.START),               # it is not known which run
     (seen('STOPPED', stop=1105, start=1107), 1000, memmon.NOTHING),  # somebody else's stop
     (seen('STOPPED', start=0), 1000, memmon.NOTHING),               # reloaded
+    (seen('STOPPED', start=0), None, memmon.NOTHING),
     (seen('RUNNING', pid=7), 1000, memmon.WAIT),                    # the stop may have been lost
     (seen('EXITED', stop=1105), 1000, memmon.NOTHING),              # the old run
     (seen('FATAL'), 1000, memmon.NOTHING),
@@ -623,13 +624,14 @@ def seen(state: str, **fields: Any) -> memmon.Process:
     (seen('RUNNING', start=1107), 1000, memmon.COMING),
     (seen('BACKOFF', start=1107, stop=1109), 1000, memmon.COMING),
     (seen('EXITED', start=1107, stop=1109), 1000, memmon.UP),       # with status 0
+    (seen('EXITED', start=1107, stop=1109, exitstatus=2), 1000, memmon.UP),  # exitcodes=0,2
     (seen('EXITED', start=1107, stop=1109, exitstatus=1), 1000, memmon.COMING),
     (seen('EXITED', start=1101, stop=1102, exitstatus=1), 1000, memmon.DOWN),
     (seen('FATAL', start=1107), 1000, memmon.DOWN),
 ])
 def test_next_step_for_a_stopped_process(
         process: memmon.Process, stopped_start: int | None, step: str) -> None:
-    assert memmon.next_step(process, OLD, stopped_start, [0])[0] == step
+    assert memmon.next_step(process, OLD, stopped_start, [0, 2])[0] == step
 
 
 @pytest.mark.parametrize('process, moves', [
@@ -798,6 +800,26 @@ def test_worker_whose_listener_has_gone_gives_up(
     assert len(server.starts) == pytest.approx(starts, abs=1)
 
 
+def test_run_without_memory_is_not_up_though_supervisord_shows_it_so(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_time(monkeypatch, server := Supervisor(shows((0, 'RUNNING'))))
+    monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: int(server.secs >= 5))
+    restarting = memmon.Restarting(job('web:web', stop_requested=True), site(server, 0), {}, 1)
+    assert [(int(server.secs), line.event) for line in restarting.lines()] == [(5, 'restarted')]
+
+
+def test_program_that_ends_after_some_seconds_each_time_has_failed_to_start(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def show(server: Supervisor) -> memmon.Process:
+        run = int(server.secs - server.starts[-1]) // 4  # which supervisord starts anew
+        return seen('RUNNING' if run < 5 else 'STOPPED', pid=100 + run, start=1101 + 4 * run)
+    keep_time(monkeypatch, server := Supervisor(show))
+    restarting = memmon.Restarting(job('web:web', stop_requested=True), site(server, 0), {}, 10)
+    lines = [(int(server.secs), line.event) for line in restarting.lines()]
+    assert [event for _, event in lines] == [FAILED, 'not restarted']
+    assert lines[0][0] == pytest.approx(12, abs=2)  # as the fourth run has begun
+
+
 def test_listener_pauses_every_ten_seconds_and_gives_up_like_a_worker(
         monkeypatch: pytest.MonkeyPatch) -> None:
     server = Supervisor(shows((0, 'BACKOFF')))
@@ -873,9 +895,15 @@ class Pool(Supervisor):
         super().start(namespec)
 
 
-@pytest.mark.parametrize('first, secs', [('EXITED', 10), ('RUNNING', 11)])
-def test_member_of_a_pool_that_has_ended_says_nothing_of_the_next(
-        first: str, secs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('first, lines, secs', [
+    # What has ended says nothing of the next.
+    ('EXITED', [(0, 'restarted'), (1, 'restarted')], 10),
+    ('RUNNING', [(0, 'restarted'), (1, 'restarted')], 11),
+    ('FATAL', [(0, FAILED), (0, 'gave up starting')], 600),  # it loses no other
+])
+def test_what_became_of_one_member_of_a_pool_tells_for_the_next(
+        first: str, lines: list[tuple[int, str]], secs: int,
+        monkeypatch: pytest.MonkeyPatch) -> None:
     server: Any = Pool(first)
     keep_time(monkeypatch, server)
     found: list[tuple[int, str]] = []
@@ -884,8 +912,8 @@ def test_member_of_a_pool_that_has_ended_says_nothing_of_the_next(
     jobs = [job(f'web:{name}', siblings=('web:other',), stop_requested=True) for name in '12']
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
     memmon.work_on_pool(jobs, site, 0)
-    assert found == [(0, 'restarted'), (1, 'restarted')]
-    assert server.secs == pytest.approx(secs, abs=1)
+    assert found == lines
+    assert server.secs == pytest.approx(secs, rel=.05, abs=1)
 
 
 # Workers.

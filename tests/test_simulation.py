@@ -41,18 +41,16 @@ def test_history_is_the_same_again() -> None:
 
 # Wrong programs.
 
-def stop_in_three_calls(server: memmon.Server, namespec: str
-                        ) -> tuple[memmon.Process, memmon.Process]:
+def stop_in_two_calls(server: memmon.Server, namespec: str) -> memmon.Process:
     before = server.process(namespec)
     server.call('supervisor.stopProcess', namespec, False)
-    return before, before
+    return before
 
 
-def stop_and_wait(server: memmon.Server, namespec: str
-                  ) -> tuple[memmon.Process, memmon.Process]:
+def stop_and_wait(server: memmon.Server, namespec: str) -> memmon.Process:
     before = server.process(namespec)
     server.call('supervisor.stopProcess', namespec, True)
-    return before, before
+    return before
 
 
 def each_in_a_pool_of_its_own(process: memmon.Process, *args: object) -> tuple[str, ...]:
@@ -93,7 +91,7 @@ def keep_no_restarts(history: memmon.History, secs: float, now: float) -> list[m
 
 # The last: the first history in which the wrong program was noticed, to save time.
 WRONG: tuple[tuple[Any, str, Any, str, int], ...] = (
-    (memmon.Server, 'stop', stop_in_three_calls, 'has stopped it', 110),
+    (memmon.Server, 'stop', stop_in_two_calls, 'has stopped it', 110),
     (memmon.Restarting, 'stop', start_only_what_was_measured, 'has stopped it', 106),
     (memmon, 'pool_of', each_in_a_pool_of_its_own, 'is down because of memmon', 2),
     (memmon, 'next_step', never_again, 'is down because of memmon', 119),
