@@ -2185,8 +2185,6 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
     configs = site.server.configs()
     up_secs = FIRST_UP_SECS
     for number, job in enumerate(jobs):
-        if number and site.has_gone():
-            return
         config = configs.get(job.reading.process.namespec, {})
         for line in Restarting(job, site, config, up_secs if job.siblings else UP_SECS).lines():
             report = report_of(job, line)
@@ -2278,12 +2276,10 @@ class Workers:
                 for job in jobs]
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """Have processes restarted unless their pool is busy: those wait for the next look."""
-        busy = {job.history.pool for job in self.jobs()}
+        """Have processes restarted, those of a pool one after the other."""
         pools: dict[tuple[str, ...], list[Job]] = {}
         for job in jobs:
-            if job.history.pool not in busy:
-                pools.setdefault(job.history.pool, []).append(job)
+            pools.setdefault(job.history.pool, []).append(job)
         self.queue += pools.values()
 
     def start_some(self, site: Site) -> list[tuple[Job, Line]]:
@@ -2710,7 +2706,6 @@ class Listener:
                 self.last_tick = time.monotonic()
                 self.look(is_tick=True)
             else:
-                self.interval, self.look_at = 0, None
                 say_once(self.said, 'no TICK', logging.WARNING, f'{one_line(event)} is not a TICK '
                          'event; memmon acts on TICK events only, such as events=TICK_60')
             childutils.listener.ok(stdout)

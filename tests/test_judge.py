@@ -528,6 +528,9 @@ class World:
             self.restarts.append((self.now, name))
             if event == 'restarted':
                 self.begin_run(name)
+            elif event in memmon.LOST_EVENTS:
+                history = self.listener.monitor.histories[name]
+                history.process = history.process._replace(state=FATAL, pid=0)
             self.listener.take([(job, Line(event, '', 9, job.reading.memory,
                                            job.total.memory if job.total else None))])
 
@@ -751,6 +754,28 @@ def test_total_does_not_wait_for_what_before_lets_wait(monkeypatch: pytest.Monke
                   b=lambda uptime: 200.0)
     world.outcomes = {'b': 'postponed'}
     assert world.pass_ticks(1).restarts[:2] == [(0, 'b'), (1, 'a')]
+
+
+def test_pool_that_is_being_restarted_gets_no_second_worker(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB', a=lambda uptime: 300.0, b=lambda uptime: 300.0)
+    first, second = world.listener.monitor.histories.values()
+    second.pool = first.pool
+    world.listener.workers.queue = [[Job(first, reading(300 * MB), None)]]
+    assert world.pass_ticks(3).restarts == []
+    world.listener.workers.queue = []
+    assert {name for _, name in world.pass_ticks(1).restarts} == {'a', 'b'}
+
+
+def test_pool_that_has_lost_a_member_loses_no_other_at_any_look(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-a 200MB', a=lambda uptime: 300.0, b=loads(300, 300),
+                  c=loads(300, 300))
+    world.outcomes = {'a': 'gave up starting'}
+    lost, other, _ = world.listener.monitor.histories.values()
+    lost.pool = other.pool
+    world.pass_ticks(10)
+    assert [name for _, name in world.restarts] == ['a', 'c']
 
 
 @pytest.mark.parametrize('args', ['-a 500MB', '-t 500MB'])

@@ -951,14 +951,9 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
     return memmon.Workers(set())
 
 
-def test_pool_that_is_busy_takes_no_second_worker(workers: memmon.Workers) -> None:
+def test_jobs_of_a_pool_go_to_one_worker(workers: memmon.Workers) -> None:
     workers.add([job('a:1'), job('b:1'), job('a:2')])
     assert [len(jobs) for jobs in workers.queue] == [2, 1]
-    workers.add([job('a:3'), job('c:1')])
-    assert [len(jobs) for jobs in workers.queue] == [2, 1, 1]
-    workers.start_some(NOWHERE)
-    workers.add([job('a:3'), job('d:1')])
-    assert [jobs[0].history.pool for jobs in workers.queue] == [('d',)]
 
 
 def test_eight_young_workers_at_once_and_those_that_fail_or_grow_old_do_not_count(
