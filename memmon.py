@@ -2493,7 +2493,8 @@ class Monitor:
 
         They may come late: so it is looked at when it is 10, 100, 1,000 ... seconds old.
         """
-        history.wrapper_due += 9 * (history.wrapper_due - history.process.start)
+        start = history.process.start
+        history.wrapper_due = start + 10 * (history.wrapper_due - start)
         sentence = look_below(processes, history.process) if reading.limit else ''
         if sentence and 'wrapper' not in history.said_ever:
             history.said_ever['wrapper'] = history.seen_at
@@ -2532,10 +2533,9 @@ class Monitor:
         for process in others:
             history = old.get(process.namespec) or History(process)
             history.show(process)
-            is_hidden = process.namespec in hidden
-            news += [f'{process.namespec} (pid {process.pid})'] * (
-                is_hidden and not history.is_hidden)
-            history.is_hidden = is_hidden
+            if process.namespec in hidden and not history.is_hidden:
+                news.append(f'{process.namespec} (pid {process.pid})')
+            history.is_hidden = process.namespec in hidden
             history.limit = find_limit(process, self.options.limits)
             if history.lost and not is_lost(history, now):
                 history.lost = None
@@ -2771,7 +2771,7 @@ class Listener:
             if not self.monitor.running and self.monitor.hidden:
                 raise MeasureError(f'no process can be measured: {HIDDEN}')
             due = self.judge_all(pairs, is_tick, now)
-            if due and not self.options.dry_run:
+            if due:
                 self.workers.add(due)
         except (MeasureError, SupervisordError, Fault) as error:
             failure = error
@@ -2798,9 +2798,9 @@ class Listener:
                 due.append(self.job(history, reading, None))
         # What is restarted may bring the total down; but not what its `before` lets wait.
         total = self.monitor.total.reading
-        if total and total.level and (self.options.dry_run or all(
+        if total and total.level and all(
                 'postponed' in job.history.excess.said and job.reading.level == SOFT
-                for job in due)):
+                for job in due):
             chosen = self.judge_total(total, is_tick, now)
             if chosen:
                 due = [job for job in due if job.history is not chosen.history] + [chosen]
@@ -2852,8 +2852,9 @@ class Listener:
             self.report(Report(event, explain_verdict(event, history, reading, total, self.options,
                                                       now),
                                reading, total, course=draw_course(history, reading)))
-        return verdict == DUE and (is_tick or not excess.refused or (
-            (total or reading).level == HARD and excess.refused != HARD))
+        return verdict == DUE and not self.options.dry_run and (
+            is_tick or not excess.refused
+            or (total or reading).level == HARD and excess.refused != HARD)
 
     def judge_total(self, whole: Reading, is_tick: bool, now: float) -> Job | None:
         """Return the job for the one process, if any, that is why the total is over its limit.
@@ -2875,6 +2876,8 @@ class Listener:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
                 return self.job(other, part, total)
+            if verdict == DUE and options.dry_run:
+                return None
             if verdict == TOO_LOW and now - since < LOOK_SECS:
                 return None  # looks may be too close for growth to show: the next one tells
         if is_tick and 'total too low' not in history.excess.said and not self.workers.jobs():

@@ -47,12 +47,6 @@ def stop_in_two_calls(server: memmon.Server, namespec: str) -> memmon.Process:
     return before
 
 
-def stop_and_wait(server: memmon.Server, namespec: str) -> memmon.Process:
-    before = server.process(namespec)
-    server.call('supervisor.stopProcess', namespec, True)
-    return before
-
-
 def each_in_a_pool_of_its_own(process: memmon.Process, *args: object) -> tuple[str, ...]:
     return process.group, process.name
 

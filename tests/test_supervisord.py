@@ -270,6 +270,7 @@ def test_stop_returns_what_was_stopped(start_fake_server: StartFakeServer) -> No
 
 @pytest.mark.parametrize('answers, kind', [
     ([INFO, NOT_RUNNING], Fault),
+    ([{'faultCode': 10, 'faultString': 'BAD_NAME'}, NOT_RUNNING], Fault),
     ([{'faultCode': 10, 'faultString': 'BAD_NAME'}, True], Fault),
     ([INFO, {'faultCode': 6, 'faultString': 'SHUTDOWN_STATE'}], memmon.ShuttingDown),
     ([INFO], memmon.SupervisordError),
