@@ -7,6 +7,7 @@ Readings, judge() says what follows from each, workers restart, and reports tell
 
 from __future__ import annotations
 
+import binascii
 import collections
 import configparser
 import contextlib
@@ -21,10 +22,10 @@ import gc
 import getopt
 import http.client
 import itertools
-import json
 import logging
 import math
 import os
+import pickle
 import re
 import select
 import selectors
@@ -1563,7 +1564,7 @@ class Report(NamedTuple):
     total: Optional[Reading] = None    # where the restart is for its sake
     new_pid: Optional[int] = None      # 0: the process does not run; None: it was not touched
     course: str = ''                   # a picture of the memory of the process
-    after_done: bool = False           # a worker has logged it, and runs the user's commands for it
+    command: str = ''                  # the event of -o whose commands a worker runs for it
     about: str = ''                    # the namespec of a process of which there is no reading
 
     @property
@@ -1596,7 +1597,7 @@ def deliveries(options: Options, report: Report) -> list[Delivery]:
     found = []
     if options.email and event.subject and (report.event != 'restarted' or is_young):
         found.append(Delivery(options.sendmail_program, bytes(write_mail(options, report)), {}))
-    if event.command and reading and not report.after_done:
+    if event.command and reading and not report.command:
         found += [Delivery(command, b'', variables(event.command, report))
                   for name, command in options.on if name == event.command]
     return found
@@ -1730,43 +1731,29 @@ class Site(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A process to restart, or to start if memmon has asked for its stop already."""
+    """A process to restart, and how far that has come."""
 
     history: History
-    reading: Reading
-    total: Optional[Reading]
+    reading: Reading                # the last
+    total: Optional[Reading]        # likewise, where the restart is for its sake
     siblings: Tuple[str, ...] = ()  # namespecs of the other members of its pool
     course: str = ''                # a picture of its memory until now
     stop_requested: bool = False    # by memmon; it is to be started
     is_reported: bool = False       # that its start fails
     is_done: bool = False
-    # See Restarting:
-    stopped_start: Optional[int] = None
-    was_run: bool = False
-    descendants: Tuple[Tuple[int, ...], ...] = ()  # the pid of each, and its Stat
+    was_run: bool = False           # a `before` that ended with 0
+    descendants: Mapping[int, Stat] = {}  # of it, at the last measurement
+    stopped_start: Optional[int] = None   # the start of the run that was stopped, if it is known
+    tried: int = 0                  # when the last start was asked for, by supervisord's clock
 
 
-class Line(NamedTuple):
-    """What a worker writes to the listener: an event, and what became of the process."""
-
-    event: str                       # a key of EVENTS, STOPPING or PAUSED
-    text: str = ''
-    new_pid: Optional[int] = None
-    memory: Optional[int] = None     # bytes, at the last look before the stop
-    total: Optional[int] = None
-    at: int = 0                      # when that was, in seconds since the epoch
-    tried: int = 0                   # when the last start was asked for, by supervisord's clock
-    command: str = ''                # the event of -o whose commands the worker runs itself
-    # For the worker that has to go on when this one is killed; see Job:
-    stopped_start: Optional[int] = None
-    was_run: bool = False
-    descendants: Tuple[Tuple[int, ...], ...] = ()
-
-
+# Besides the keys of EVENTS:
 STOPPING = 'stopping'
-PAUSED = 'paused'    # of the listener's own: its events wait
-UNFINISHED = (STOPPING, 'failed to start')  # after all others the process is done
+PAUSED = 'paused'  # a restart of the listener's own: its events wait
 LOST_EVENTS = ('failed to start', 'gave up starting')
+
+
+Step = Tuple[Job, Report]
 
 
 class Done(Exception):
@@ -1791,56 +1778,54 @@ class Restarting:
         self.old = job.reading.process          # the run that is to be stopped
         # Bytes, without what was being stopped when this process was chosen.
         self.total_memory = job.total.memory or 0 if job.total else 0
-        # Of it, at the last measurement.
-        self.descendants = {pid: Stat(*stat) for pid, *stat in job.descendants}
-        self.was_run = job.was_run              # a `before` that ended with 0
         self.stopped: Process | None = None     # the run that was stopped, if that is known
         self.remarks: list[str] = []
         self.down_since: float | None = None    # or since its last start, by the monotonic clock
-        self.stopped_start = job.stopped_start  # see next_step
         self.pauses = {START: itertools.chain(START_PAUSES, itertools.repeat(60)),
                        DOWN: iter(FATAL_PAUSES)}
         self.start_at: float | None = None
-        self.tried = 0                          # the last start, by supervisord's clock
         self.failures = 0                       # refused starts, and runs that did not last
         self.why = 'it does not stay up'
         self.run, self.run_since = self.old.run, 0.0
 
-    def lines(self) -> Iterator[Line]:
-        """Do it; yield what the listener is to know, when it happens.
+    def steps(self) -> Iterator[Step]:
+        """Do it; yield how far it has come and what is to be told, when it happens.
 
-        After the last line it is done.
+        The last is the step after which it is done.
         """
         try:
             if not self.job.stop_requested:
                 self.prepare()
-                yield self.line(STOPPING)
+                self.note(stop_requested=True)
+                yield self.step(STOPPING)
                 self.stop()
             yield from self.bring_back()
         except Done as done:
-            yield self.last_line(*done.args)
+            yield self.last_step(*done.args)
         except ShuttingDown as error:
-            yield self.last_line('not restarted', str(error))
+            yield self.last_step('not restarted', str(error))
 
-    def line(self, event: str, text: str = '', **fields: Any) -> Line:
-        """Return a line on the process."""
-        reading, total = self.job.reading, self.job.total
-        return Line(event, f'{describe_cause(reading, total)}; {text}', tried=self.tried,
-                    memory=reading.memory, at=reading.at,
-                    total=total.memory if total else None, stopped_start=self.stopped_start,
-                    was_run=self.was_run, descendants=tuple(
-                        (pid, *stat) for pid, stat in self.descendants.items()), **fields)
+    def note(self, **fields: Any) -> None:
+        """Note how far the job has come."""
+        self.job = self.job._replace(**fields)
 
-    def last_line(self, event: str, text: str, pid: int | None = None) -> Line:
-        """Return the line that the process is done, with the commands that follow `before`."""
+    def step(self, event: str, text: str = '', pid: int | None = None, command: str = '') -> Step:
+        """Return the job and a report on it."""
+        job = self.job
+        return job, Report(event, f'{describe_cause(job.reading, job.total)}; {text}', job.reading,
+                           job.total, pid, job.course, command)
+
+    def last_step(self, event: str, text: str, pid: int | None = None) -> Step:
+        """Return the step after which the job is done, with the commands that follow `before`."""
+        self.note(is_done=True)
         command = 'after' if event == 'restarted' else ''
-        if self.was_run and event not in ('restarted', *LOST_EVENTS):
+        if self.job.was_run and event not in ('restarted', *LOST_EVENTS):
             if pid is None:
                 with contextlib.suppress(Fault, SupervisordError):
                     seen = self.server.process(self.old.namespec)
                     pid = seen.pid if seen.state in UP_STATES else 0
             command = 'after' if pid else 'failed'
-        return self.line(event, text, new_pid=pid, command=command)
+        return self.step(event, text, pid, command)
 
     # Before the stop.
 
@@ -1894,10 +1879,10 @@ class Restarting:
             raise Done('not restarted', f'it is now {now}{describe_use(reading)}')
         if self.site.has_gone():  # asked last: the calls above may have taken seconds
             raise Done('not restarted', 'memmon has been stopped')
-        self.job = job._replace(reading=reading, total=total)
+        self.note(reading=reading, total=total)
         if total or options.cumulative:
-            self.descendants = {pid: run for pid in tree(processes, seen.pid)[1:]
-                                for run in [read_stat(pid)] if run}
+            self.note(descendants={pid: run for pid in tree(processes, seen.pid)[1:]
+                                   for run in [read_stat(pid)] if run})
 
     def run_before(self) -> None:
         """Run the commands of -o before. Raises Done if one asks to wait.
@@ -1911,7 +1896,7 @@ class Restarting:
                 status = deliver(Delivery(command, b'', variables('before', report)))
                 if status == os.EX_TEMPFAIL and (total or reading).level != HARD:
                     raise Done('postponed', 'a before command asked to wait')
-                self.was_run = self.was_run or status == 0
+                self.note(was_run=self.job.was_run or status == 0)
 
     def stop(self) -> None:
         """Have supervisord stop the process. Raises Done and ShuttingDown if it does not.
@@ -1929,28 +1914,28 @@ class Restarting:
         except Exception as error:  # whatever it is, the process may have been stopped
             log.debug('%s: the answer to the stop is lost: %s', self.old.namespec, reason_of(error))
             return
-        self.stopped_start = seen.start
+        self.note(stopped_start=seen.start)
         if seen.run != self.old.run:
-            self.descendants = {}
+            self.note(descendants={})
             self.remarks.append('it had ended just before; its successor, pid '
                                 f'{seen.pid}, was stopped')
 
     # After the stop.
 
-    def bring_back(self) -> Iterator[Line]:
+    def bring_back(self) -> Iterator[Step]:
         """Start the process, until it is up, or given up, or somebody else's: raises Done.
 
         One loop: look what supervisord shows, and do the next step.
         """
         began = reached = resumed = time.monotonic()
-        is_slow, is_reported, orphaned = False, self.job.is_reported, math.inf
+        is_slow, orphaned = False, math.inf
         while True:
             now = time.monotonic()
             age = now - began
             try:
                 seen = self.server.process(self.old.namespec)
                 reached = now
-                step, text = next_step(seen, self.old, self.stopped_start,
+                step, text = next_step(seen, self.old, self.job.stopped_start,
                                        self.config.get('exitcodes', [0]))
                 if step == WAIT and text and age >= RPC_TIMEOUT_SECS:
                     raise Done('not restarted', text, seen.pid)
@@ -1972,16 +1957,16 @@ class Restarting:
                 self.why = str(error)
                 if now - reached >= BACKOFF_SECS:
                     self.failures = START_TRIES
-            if self.failures >= START_TRIES and not is_reported:
-                is_reported = True
-                yield self.line('failed to start', f'{self.why}; memmon keeps trying' + (
+            if self.failures >= START_TRIES and not self.job.is_reported:
+                self.note(is_reported=True)
+                yield self.step('failed to start', f'{self.why}; memmon keeps trying' + (
                     '; until it is up, no other process of its pool is touched'
-                    if self.job.siblings else ''), new_pid=0)
+                    if self.job.siblings else ''), 0)
             orphaned = min(orphaned, now) if self.site.has_gone() else math.inf
             if now - orphaned >= ORPHAN_PATIENCE_SECS:
                 raise Done('gave up starting', self.why, 0)
             if self.site.in_listener and now - resumed >= LISTENER_PATIENCE_SECS:
-                yield self.line(PAUSED)
+                yield self.step(PAUSED)
                 resumed = time.monotonic()
             time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
 
@@ -2004,11 +1989,11 @@ class Restarting:
         if self.start_at is None:
             self.start_at = now + next(self.pauses[step], math.inf)
         if self.start_at == math.inf or step == DOWN and self.site.has_gone():
-            self.tried = seen.now  # a later start is none of supervisord's tries
+            self.note(tried=seen.now)  # a later start is none of supervisord's tries
             raise Done('gave up starting', self.why, 0)
         if now >= self.start_at:
-            self.start_at, self.tried, self.stopped_start = None, seen.now, seen.start
-            self.down_since = now
+            self.start_at, self.down_since = None, now
+            self.note(tried=seen.now, stopped_start=seen.start)
             if seen.now <= self.old.start:  # the new run may start in the same second as the old
                 self.old = self.old._replace(start=-1)
             self.server.start(self.old.namespec)
@@ -2052,7 +2037,7 @@ class Restarting:
                 seen.stop - self.stopped.now >= wait_secs):
             self.remarks.append(f'killed after stopwaitsecs={wait_secs}')
             signals = [signal.SIGKILL]
-        alive = left_of(self.descendants, DYING_SECS)
+        alive = left_of(self.job.descendants, DYING_SECS)
         mine = {pid: run for pid, run in alive.items() if run.group == self.old.pid}
         if mine:
             log.warning('%s: %s outlived its stop and %s ended by memmon; %s', self.old.namespec,
@@ -2186,42 +2171,35 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
     up_secs = FIRST_UP_SECS
     for number, job in enumerate(jobs):
         config = configs.get(job.reading.process.namespec, {})
-        for line in Restarting(job, site, config, up_secs if job.siblings else UP_SECS).lines():
-            report = report_of(job, line)
-            send_line(writer, number, line, report, site)
+        for step in Restarting(job, site, config, up_secs if job.siblings else UP_SECS).steps():
+            send_step(writer, number, step, site.options)
+        report = step[1]
         for event, command in site.options.on:
-            if event == line.command:
+            if event == report.command:
                 deliver(Delivery(command, b'', variables(event, report)))
-        if line.event in LOST_EVENTS:
+        if report.event in LOST_EVENTS:
             return  # the others of the pool are left alone
-        if line.event == 'restarted' and line.new_pid:  # what has ended since proves little
+        if report.event == 'restarted' and report.new_pid:  # what has ended since proves little
             up_secs = UP_SECS
 
 
-def send_line(writer: int, number: int, line: Line, report: Report, site: Site) -> None:
-    """Write a line on a job to the listener; where that has gone, report it here.
+def send_step(writer: int, number: int, step: Step, options: Options) -> None:
+    """Write a step of a job to the listener; where that has gone, report it here.
 
     One with commands is logged here in any case: before what they print.
     """
-    if report.after_done:
+    report = step[1]
+    is_logged = report.command and report.event != 'postponed'  # which is logged once only
+    if is_logged:
         write_log(report)
     try:
-        os.write(writer, json.dumps([number, *line]).encode() + b'\n')
+        os.write(writer, binascii.b2a_base64(pickle.dumps((number, *step))))
     except OSError:
-        if line.event in EVENTS:
-            if not report.after_done:
+        if report.event in EVENTS:
+            if not is_logged:
                 write_log(report)
-            for delivery in deliveries(site.options, report):
+            for delivery in deliveries(options, report):
                 deliver(delivery)
-
-
-def report_of(job: Job, line: Line) -> Report:
-    """Return the report that a line on a job stands for."""
-    reading = job.reading._replace(memory=line.memory, at=line.at)
-    total = job.total._replace(memory=line.total) if job.total else None
-    # What was postponed is reported once only, which the listener knows.
-    return Report(line.event, line.text, reading, total, line.new_pid, job.course,
-                  bool(line.command) and line.event != 'postponed')
 
 
 def draw_course(history: History, reading: Reading) -> str:
@@ -2238,25 +2216,25 @@ class Worker:
         self.pipe = pipe          # to read from
         self.jobs = list(jobs)    # none: it delivers
         self.began = time.monotonic()
-        self.is_failing = any(job.is_reported for job in jobs)  # and goes on trying
         self.unread = b''
 
-    def read(self) -> list[tuple[Job, Line]] | None:
+    @property
+    def is_failing(self) -> bool:
+        """Whether it has reported a failure, and goes on trying."""
+        return any(job.is_reported and not job.is_done for job in self.jobs)
+
+    def read(self) -> list[Step] | None:
         """Return what the worker has written; None when it has ended."""
         data = os.read(self.pipe, 65536)
         *lines, self.unread = (self.unread + data).split(b'\n')
-        return [self.take(*json.loads(line)) for line in lines] if data else None
+        return [self.take(*pickle.loads(binascii.a2b_base64(line))) for line in lines
+                ] if data else None
 
-    def take(self, number: int, *fields: Any) -> tuple[Job, Line]:
+    def take(self, number: int, job: Job, report: Report) -> Step:
         """Note how far a job has come."""
-        job, line = self.jobs[number], Line(*fields)
-        self.is_failing = line.event == 'failed to start'
-        is_unfinished = line.event in UNFINISHED
-        self.jobs[number] = job._replace(
-            stop_requested=is_unfinished, is_done=not is_unfinished,
-            is_reported=job.is_reported or self.is_failing, stopped_start=line.stopped_start,
-            was_run=line.was_run, descendants=line.descendants)
-        return job, line
+        # The worker has a copy of the history.
+        self.jobs[number] = job = job._replace(history=self.jobs[number].history)
+        return job, report
 
 
 class Workers:
@@ -2268,7 +2246,7 @@ class Workers:
         self.queue: list[list[Job]] = []      # a list for each pool
         self.deliveries: list[Delivery] = []  # that wait
         # What the listener does itself, by pool.
-        self.here: dict[tuple[str, ...], tuple[Worker, Iterator[Line]]] = {}
+        self.here: dict[tuple[str, ...], tuple[Worker, Iterator[Step]]] = {}
 
     def jobs(self) -> list[Job]:
         """Return all jobs that are under way or wait."""
@@ -2282,7 +2260,7 @@ class Workers:
             pools.setdefault(job.history.pool, []).append(job)
         self.queue += pools.values()
 
-    def start_some(self, site: Site) -> list[tuple[Job, Line]]:
+    def start_some(self, site: Site) -> list[Step]:
         """Start what waits, as many as may work at once; return what the listener did itself."""
         while (self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES
                and self.start([], deliver, self.deliveries[0])):
@@ -2319,42 +2297,42 @@ class Workers:
         self.workers.append(Worker(pid, reader, jobs))
         return True
 
-    def restart_here(self, site: Site) -> list[tuple[Job, Line]]:
+    def restart_here(self, site: Site) -> list[Step]:
         """Go on with the first restart of the queue in the listener itself, for ten seconds."""
-        found: list[tuple[Job, Line]] = []
+        found: list[Step] = []
         jobs = self.queue[0]
         pool, up_secs = jobs[0].history.pool, FIRST_UP_SECS if jobs[0].siblings else UP_SECS
         if pool not in self.here:
             self.here[pool] = (Worker(os.getpid(), -1, jobs),
-                               Restarting(jobs[0], site, {}, up_secs).lines())
-        worker, lines = self.here.pop(pool)
-        for line in lines:
-            if line.event == PAUSED:
-                self.here[pool] = worker, lines
+                               Restarting(jobs[0], site, {}, up_secs).steps())
+        worker, steps = self.here.pop(pool)
+        for job, report in steps:
+            if report.event == PAUSED:
+                self.here[pool] = worker, steps
                 if worker.is_failing:  # it lets the others go first
                     self.queue.append(self.queue.pop(0))
                 return found
-            found.append(worker.take(0, *line._replace(command='')))
+            found.append(worker.take(0, job, report._replace(command='')))
             self.queue[0] = list(worker.jobs)  # SIGTERM may come at any moment: see end()
         left = [] if found[-1][1].event in LOST_EVENTS else worker.jobs[1:]
         self.queue[:1] = [left] if left else []
         return found
 
-    def collect(self, ready: Iterable[int]) -> list[tuple[Job, Line]]:
+    def collect(self, ready: Iterable[int]) -> list[Step]:
         """Return what the workers whose pipes are ready have written.
 
         What a killed one had stopped goes to a new one.
         """
         found = []
         for worker in [worker for worker in self.workers if worker.pipe in ready]:
-            lines = worker.read()
-            if lines is not None:
-                found += lines
+            steps = worker.read()
+            if steps is not None:
+                found += steps
                 continue
             self.workers.remove(worker)
             os.close(worker.pipe)
             os.waitpid(worker.pid, 0)
-            left = [job for job in worker.jobs if job.stop_requested]
+            left = [job for job in worker.jobs if job.stop_requested and not job.is_done]
             if left:
                 log.warning('the worker for %s was killed: another one brings it back',
                             left[0].reading.process.namespec)
@@ -2919,39 +2897,38 @@ class Listener:
 
     def report(self, report: Report) -> None:
         """Log something, and have the mail and the user's commands for it delivered."""
-        if not report.after_done:  # else the worker has, before their output
+        if not report.command:  # else the worker has, before their output
             write_log(report)
         self.workers.deliveries += deliveries(self.options, report)
 
-    def take(self, lines: Sequence[tuple[Job, Line]]) -> None:
+    def take(self, steps: Sequence[Step]) -> None:
         """Remember what became of restarts, report it, and look in a second."""
         now = time.monotonic()
         if self.interval:  # what had to wait for a pool, or for the total, may go on
             self.look_at = min(self.look_at or math.inf, now + LOOK_SECS)
-        for job, line in lines:
-            if line.event == STOPPING:
+        for job, report in steps:
+            if report.event == STOPPING:
                 continue
-            report = report_of(job, line)
-            history = self.monitor.histories.get(job.reading.process.namespec, job.history)
-            level = (report.total or report.reading or job.reading).level
+            history = self.monitor.histories.get(report.namespec, job.history)
+            level = (job.total or job.reading).level
             history.excess.refused = history.total_excess.refused = ''
             excess = history.total_excess if job.total else history.excess
-            if line.event == 'restarted':
+            if report.event == 'restarted':
                 rate = self.options.restarts
                 history.restarts = [*history.restarts_within(max(HOUR, rate.secs if rate else 0),
                                                              now),
                                     Restart(now, level, job.total is not None)]
                 history.restarts_total += 1
                 history.lost = None
-            elif line.event in LOST_EVENTS:
-                history.failures_total += not job.is_reported
-                history.lost = Lost(line.tried or job.reading.process.start, math.inf)
+            elif report.event in LOST_EVENTS:
+                history.failures_total += report.event == 'failed to start' or not job.is_reported
+                history.lost = Lost(job.tried or job.reading.process.start, math.inf)
                 history.said_ever['still down'] = now
             else:
                 excess.refused = level or SOFT
-                history.failures_total += line.event == 'failed to stop'
-            if line.event == 'postponed':
-                self.say_postponed(excess.said, report, now)
+                history.failures_total += report.event == 'failed to stop'
+            if report.event == 'postponed':
+                self.say_postponed(excess.said, report._replace(command=''), now)
                 continue
             self.report(report)
             self.monitor.named = None  # whatever the pids say: a pid can come back

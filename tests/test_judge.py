@@ -15,7 +15,7 @@ from supervisor.states import ProcessStates
 
 import memmon
 from memmon import (BLOCKED, BRIEF, DUE, HARD, HELD, NEAR, SOFT, TOO_LOW, WITHIN, Course, History,
-                    Job, Line, Reading, Restart, Server, TooLow)
+                    Job, Reading, Restart, Server, TooLow)
 
 NOW = 10_000.0
 
@@ -531,8 +531,7 @@ class World:
             elif event in memmon.LOST_EVENTS:
                 history = self.listener.monitor.histories[name]
                 history.process = history.process._replace(state=FATAL, pid=0)
-            self.listener.take([(job, Line(event, '', 9, job.reading.memory,
-                                           job.total.memory if job.total else None))])
+            self.listener.take([(job, memmon.Report(event, '', job.reading, job.total, 9))])
 
     def pass_ticks(self, ticks: int = 1000) -> World:
         for _ in range(ticks):
@@ -813,8 +812,9 @@ def test_total_waits_for_the_stop_under_way(
     made = history(part=reading(700 * MB, '-t 1GB..2GB'))
     made.process = made.process._replace(**change.get('process', {}))
     worker = memmon.Worker(1, 1, [Job(made, reading(), None, stop_requested=stop_requested,
+                                      is_reported=is_failing,
                                       is_done=change.get('is_done', False))])
-    worker.began, worker.is_failing = began, is_failing
+    worker.began = began
     listener.workers.workers = [worker]
     found = listener.without_stopping(reading(mb * MB, '-t 1GB..2GB'), 100)
     assert (found.memory if found else None) == (mb * MB if change else left and left * MB)

@@ -413,7 +413,8 @@ def test_restart_brings_a_look_in_a_second_and_puts_none_off(
     monkeypatch.setattr(memmon, 'time', SimpleNamespace(monotonic=lambda: 1000.0))
     for planned, look_at in ((None, 1001), (1030.0, 1001), (1000.2, 1000.2)):
         listener.look_at = planned
-        listener.take([(memmon.Job(history, history.reading, None), memmon.Line('restarted'))])
+        listener.take([(memmon.Job(history, history.reading, None),
+                        memmon.Report('restarted', '', history.reading))])
         assert listener.look_at == look_at
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from samples import FATAL, GB, MB, options, process, reading
 
 import memmon
-from memmon import EVENTS, Delivery, History, Job, Line, Reading, Report, Row
+from memmon import EVENTS, Delivery, History, Reading, Report, Row
 
 PROCESS = process('shop:web', pid=17)
 AGELESS = PROCESS._replace(start=memmon.LAST_SECOND)
@@ -175,19 +175,6 @@ def test_growth_is_said_with_what_is_near() -> None:
                              'its limit in 0:40:00')
 
 
-@pytest.mark.parametrize('line, fields', [
-    (Line('restarted', 'a', 18, 5 * MB, None, 99, command='after'),
-     {'new_pid': 18, 'after_done': True}),
-    (Line('failed to stop', 'a', None, 5 * MB, None, 99), {}),
-    (Line('failed to start', 'a', 0, 5 * MB, GB, 99), {'new_pid': 0, 'total': TOTAL._replace(
-        memory=GB)}),
-])
-def test_line_of_a_worker_becomes_a_report(line: Line, fields: Dict[str, Any]) -> None:
-    job = Job(History(PROCESS), BIG, TOTAL if 'total' in fields else None)
-    assert memmon.report_of(job, line) == Report(
-        line.event, 'a', BIG._replace(memory=5 * MB, at=99), **fields)
-
-
 def test_process_that_is_still_down_is_named_each_day() -> None:
     listener = memmon.Listener(options('-a 1 -m bob'), memmon.Server('unix:///none'))
     down = process('shop:web', FATAL, spawnerr='no such file')
@@ -220,8 +207,8 @@ def test_process_that_is_still_down_is_named_each_day() -> None:
     ('-m bob', Report('tick skipped', ''), []),
     ('-o after=a -o failed=f -o after=b -o held=h -o warn=w', Report('restarted', '', BIG),
      ['a', 'b']),
-    ('-o after=a', Report('restarted', '', BIG, after_done=True), []),
-    ('-o after=a -m bob', Report('restarted', '', BIG, after_done=True), ['mail']),
+    ('-o after=a', Report('restarted', '', BIG, command='after'), []),
+    ('-o after=a -m bob', Report('restarted', '', BIG, command='after'), ['mail']),
     ('-o after=a -u 1', Report('restarted', '', BIG), ['a']),
     ('-o failed=f -o held=h -o warn=w', Report('failed to stop', '', BIG), ['f']),
     ('-o failed=f -o held=h', Report('gave up starting', '', BIG), ['f']),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -700,9 +699,9 @@ def test_sibling_that_is_fatal_is_waited_for_while_memmon_is_young(
 def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> None:
     server = ShowsOneAfterTheOther(
         seen('STOPPED', stop=1000, now=1000), seen('STARTING', now=1000), seen('FATAL', now=1001))
-    line = next(memmon.Restarting(job('web:web', stop_requested=True), site(server, 0), {},
-                                  1).lines())
-    assert (line.event, line.tried) == ('failed to start', 1000)
+    job_now, report = next(memmon.Restarting(job('web:web', stop_requested=True), site(server, 0),
+                                             {}, 1).steps())
+    assert (report.event, job_now.tried) == ('failed to start', 1000)
 
 
 # A restart in virtual time.
@@ -752,6 +751,11 @@ def keep_time(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
     monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: 1)
 
 
+def timed(server: Any, restarting: memmon.Restarting) -> list[tuple[int, str]]:
+    """Return the events of a restart with their seconds."""
+    return [(int(server.secs), report.event) for _, report in restarting.steps()]
+
+
 def restart_in_time(monkeypatch: pytest.MonkeyPatch, server: Any, listener_pid: int = os.getppid(),
                     in_listener: bool = False, **fields: Any) -> list[tuple[int, str]]:
     """Restart a process; return the lines of the worker with their seconds."""
@@ -759,7 +763,7 @@ def restart_in_time(monkeypatch: pytest.MonkeyPatch, server: Any, listener_pid: 
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), listener_pid, 0,
                        in_listener)
     restarting = memmon.Restarting(job('web:web', **fields), site, {}, memmon.UP_SECS)
-    return [(int(server.secs), line.event) for line in restarting.lines()]
+    return timed(server, restarting)
 
 
 STARTED = (0, 'STARTING')
@@ -805,7 +809,7 @@ def test_run_without_memory_is_not_up_though_supervisord_shows_it_so(
     keep_time(monkeypatch, server := Supervisor(shows((0, 'RUNNING'))))
     monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: int(server.secs >= 5))
     restarting = memmon.Restarting(job('web:web', stop_requested=True), site(server, 0), {}, 1)
-    assert [(int(server.secs), line.event) for line in restarting.lines()] == [(5, 'restarted')]
+    assert timed(server, restarting) == [(5, 'restarted')]
 
 
 def test_program_that_ends_after_some_seconds_each_time_has_failed_to_start(
@@ -815,7 +819,7 @@ def test_program_that_ends_after_some_seconds_each_time_has_failed_to_start(
         return seen('RUNNING' if run < 5 else 'STOPPED', pid=100 + run, start=1101 + 4 * run)
     keep_time(monkeypatch, server := Supervisor(show))
     restarting = memmon.Restarting(job('web:web', stop_requested=True), site(server, 0), {}, 10)
-    lines = [(int(server.secs), line.event) for line in restarting.lines()]
+    lines = timed(server, restarting)
     assert [event for _, event in lines] == [FAILED, 'not restarted']
     assert lines[0][0] == pytest.approx(12, abs=2)  # as the fourth run has begun
 
@@ -843,9 +847,9 @@ def test_what_follows_a_before_command(was_run: bool, event: str, pid: int | Non
                                        command: str, new_pid: int | None) -> None:
     server = ShowsOneAfterTheOther(seen(state, pid=7 * (state == 'RUNNING')))
     work = memmon.Restarting(job('web:web'), site(server, 0), {}, 1)
-    work.was_run = was_run
-    line = work.last_line(event, 'why', pid)
-    assert (line.command, line.new_pid) == (command, new_pid)
+    work.note(was_run=was_run)
+    done, report = work.last_step(event, 'why', pid)
+    assert (report.command, report.new_pid, done.is_done) == (command, new_pid, True)
 
 
 def test_start_that_is_refused_is_tried_again_for_as_long_as_it_takes(
@@ -907,8 +911,8 @@ def test_what_became_of_one_member_of_a_pool_tells_for_the_next(
     server: Any = Pool(first)
     keep_time(monkeypatch, server)
     found: list[tuple[int, str]] = []
-    monkeypatch.setattr(memmon, 'send_line', lambda writer, number, line, report, site:
-                        found.append((number, line.event)))
+    monkeypatch.setattr(memmon, 'send_step', lambda writer, number, step, options:
+                        found.append((number, step[1].event)))
     jobs = [job(f'web:{name}', siblings=('web:other',), stop_requested=True) for name in '12']
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
     memmon.work_on_pool(jobs, site, 0)
@@ -935,9 +939,9 @@ def test_last_try_is_waited_for_and_tries_of_supervisord_are_none_of_an_operator
     monkeypatch.setattr(memmon, 'FATAL_PAUSES', (memmon.ORPHAN_PATIENCE_SECS + 60,))
     server: Any = FailsAgain(seen('FATAL', start=1107))
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
-    line = list(memmon.Restarting(job('web:web', stop_requested=True), site, {}, 1).lines())[-1]
-    assert (line.event, line.tried) == ('gave up starting', 1810)
-    assert '; it is FATAL: ' in line.text
+    *_, (done, report) = memmon.Restarting(job('web:web', stop_requested=True), site, {}, 1).steps()
+    assert (report.event, done.tried) == ('gave up starting', 1810)
+    assert '; it is FATAL: ' in report.line
 
 
 NOWHERE = memmon.Site(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'), 1, 1, 0)
@@ -961,7 +965,7 @@ def test_eight_young_workers_at_once_and_those_that_fail_or_grow_old_do_not_coun
     workers.add([job(f'{letter}:1') for letter in 'abcdefghijklm'])
     workers.start_some(NOWHERE)
     assert (len(workers.workers), len(workers.queue)) == (8, 5)
-    workers.workers[0].is_failing = True
+    workers.workers[0].jobs[0] = job('a:1', is_reported=True)
     workers.workers[1].began -= 61
     workers.start_some(NOWHERE)
     assert (len(workers.workers), len(workers.queue)) == (10, 3)
@@ -979,14 +983,16 @@ def test_listener_goes_on_with_its_own_restart_where_it_has_paused(
     begun: list[tuple[str, float]] = []
     script = [memmon.STOPPING, memmon.PAUSED, FAILED, memmon.PAUSED, last]
 
-    def lines(work: memmon.Restarting) -> Any:
+    def steps(work: memmon.Restarting) -> Any:
         begun.append((work.old.namespec, work.up_secs))
-        yield from (memmon.Line(event, tried=number) for number, event in enumerate(script))
+        for event in script:
+            work.note(is_reported=work.job.is_reported or event == FAILED)
+            yield work.step(event)
 
     monkeypatch.setattr(memmon, 'fork', no_fork)
-    monkeypatch.setattr(memmon.Restarting, 'lines', lines)
+    monkeypatch.setattr(memmon.Restarting, 'steps', steps)
     workers.add([job('a:1', siblings=('a:2',)), job('a:2', siblings=('a:1',)), job('b:1')])
-    found = [[line.event for _, line in workers.start_some(NOWHERE)] for _ in range(5)]
+    found = [[report.event for _, report in workers.start_some(NOWHERE)] for _ in range(5)]
     # What fails lets the others go first.
     assert found == [[memmon.STOPPING], [FAILED], [memmon.STOPPING], [FAILED], [last]]
     assert begun == [('a:1', memmon.FIRST_UP_SECS), ('b:1', memmon.UP_SECS)]
@@ -999,18 +1005,30 @@ def test_all_that_has_been_stopped_gets_a_worker_at_once(workers: memmon.Workers
     assert (len(workers.workers), workers.queue) == (13, [])
 
 
-def test_next_worker_knows_what_the_killed_one_had_reported_and_measured() -> None:
-    line = memmon.Line('failed to start', stopped_start=1000, was_run=True,
-                       descendants=((8, 500, 7),))
-    worker = memmon.Worker(1, -1, [job('a:1')])
-    worker.take(*json.loads(json.dumps([0, *line])))
+def write_steps(workers: memmon.Workers, *steps: memmon.Step) -> tuple[memmon.Worker, int]:
+    """Return a worker for two processes that has written so much and was killed, and its pipe."""
+    reader, writer = os.pipe()
+    worker = memmon.Worker(2 ** 22 + 1, reader, [job('a:1'), job('a:2')])
+    workers.workers.append(worker)
+    for step in steps:
+        memmon.send_step(writer, 0, step, NOWHERE.options)
+    os.close(writer)
+    return worker, reader
+
+
+def test_next_worker_knows_what_the_killed_one_had_reported_and_measured(
+        workers: memmon.Workers) -> None:
+    far = job('a:1', stop_requested=True, is_reported=True, stopped_start=1000, was_run=True,
+              descendants={8: memmon.Stat(start=500, group=7)})
+    worker, reader = write_steps(workers, (far, memmon.Report(FAILED, '', far.reading)))
+    history = worker.jobs[0].history
+    workers.collect([reader])
     assert worker.is_failing and not worker.jobs[0].is_done
-    assert memmon.Worker(2, -1, worker.jobs).is_failing
-    work = memmon.Restarting(worker.jobs[0], NOWHERE, {}, 1)
-    assert (work.stopped_start, work.was_run) == (1000, True)
-    assert work.descendants == {8: memmon.Stat(start=500, group=7)}
-    worker.take(0, *memmon.Line('restarted'))
-    assert worker.jobs[0].is_done and not worker.jobs[0].stop_requested
+    workers.collect([reader])
+    [[left]] = workers.queue
+    assert left == far._replace(history=history)  # not the worker's copy
+    worker.jobs[0] = left._replace(is_done=True)
+    assert not worker.is_failing
 
 
 @needs_proc
@@ -1026,33 +1044,42 @@ def test_what_was_not_counted_is_named_if_it_is_in_the_process_group_that_was_st
     assert work.remarks == [f'still alive after the stop: pid {left.pid}']
 
 
-def test_postponed_restart_after_a_before_command_is_reported_by_the_listener() -> None:
-    assert not memmon.report_of(job('a:1'), memmon.Line('postponed', command='after')).after_done
-    assert memmon.report_of(job('a:1'), memmon.Line('restarted', command='after')).after_done
+@pytest.mark.parametrize('event, command, logged', [
+    ('restarted', 'after', 1),  # before what the command prints
+    ('restarted', '', 0),
+    ('postponed', 'after', 0),  # which the listener logs, once only
+])
+def test_worker_logs_what_commands_follow(event: str, command: str, logged: int,
+                                          caplog: pytest.LogCaptureFixture,
+                                          workers: memmon.Workers) -> None:
+    caplog.set_level('INFO')
+    one = job('a:1')
+    write_steps(workers, (one, memmon.Report(event, '', one.reading, command=command)))
+    assert len(caplog.messages) == logged
 
 
-@pytest.mark.parametrize('lines, left', [
+GOING = {'stop_requested': True}
+
+
+@pytest.mark.parametrize('steps, left', [
     ([], []),                                       # killed before it asked for the stop
-    ([memmon.Line(memmon.STOPPING)], ['a:1']),
-    ([memmon.Line(memmon.STOPPING), memmon.Line('failed to start')],
-     ['a:1']),
-    ([memmon.Line(memmon.STOPPING), memmon.Line('restarted', new_pid=8)], []),
+    ([(memmon.STOPPING, GOING)], ['a:1']),
+    ([(memmon.STOPPING, GOING), (FAILED, {**GOING, 'is_reported': True})], ['a:1']),
+    ([(memmon.STOPPING, GOING), ('restarted', {**GOING, 'is_done': True})], []),
 ])
 def test_killed_worker_leaves_what_it_had_announced_to_the_next(
-        lines: list[memmon.Line], left: list[str], workers: memmon.Workers,
+        steps: list[tuple[str, dict[str, bool]]], left: list[str], workers: memmon.Workers,
         caplog: pytest.LogCaptureFixture) -> None:
-    reader, writer = os.pipe()
-    worker = memmon.Worker(2 ** 22 + 1, reader, [job('a:1'), job('a:2')])
-    workers.workers.append(worker)
-    for line in lines:
-        os.write(writer, json.dumps([0, *line]).encode() + b'\n')
-    os.close(writer)
+    caplog.set_level('WARNING')
+    worker, reader = write_steps(workers, *(
+        (job('a:1', **fields), memmon.Report(event, '', job('a:1').reading))
+        for event, fields in steps))
     found = []
     while worker in workers.workers:
         found += workers.collect([reader])
-    assert [line.event for _, line in found] == [line.event for line in lines]
+    assert [report.event for _, report in found] == [event for event, _ in steps]
     assert [each.reading.process.namespec for jobs in workers.queue for each in jobs] == left
     assert all(jobs[0].stop_requested for jobs in workers.queue)
     assert len(caplog.messages) == len(left)
     assert [each.is_reported for jobs in workers.queue for each in jobs] == [
-        len(lines) > 1] * len(left)
+        FAILED in dict(steps)] * len(left)
