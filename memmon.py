@@ -74,10 +74,6 @@ class Size(NamedTuple):
     bytes: float  # inf: no limit
     percent: float = 0
 
-    def in_bytes(self, machine: int) -> float:
-        """Return the size where there are so many bytes of memory."""
-        return int(machine * self.percent / 100) if self.percent else self.bytes
-
 
 NO_SIZE = Size(math.inf)
 
@@ -263,6 +259,9 @@ class Limit(NamedTuple):
     soft: Size
     hard: Size
     given: str = ''  # the option as it was given, such as -p web=200MB
+
+
+NO_LIMIT = Limit('', '', NO_SIZE, NO_SIZE)  # where no option says anything
 
 
 class Options(NamedTuple):
@@ -1028,15 +1027,15 @@ def is_alive(pid: int) -> bool:
 class Reading(NamedTuple):
     """One measurement of a process, or of all processes together, with the limit for it."""
 
-    process: Process        # ALL for the total
-    limit: Optional[Limit]  # None: none applies
-    soft: float             # bytes, as are the next four; inf: no limit
+    process: Process       # ALL for the total
+    limit: Limit
+    soft: float            # bytes, as are the next four; inf: no limit
     hard: float
-    rss: Optional[int]      # None: not known
-    bound: Optional[int]    # what the memory cannot exceed
-    memory: Optional[int]   # what counts
-    measure: Measure        # what that is
-    at: int                 # when it was taken, in seconds since the epoch
+    rss: Optional[int]     # None: not known
+    bound: Optional[int]   # what the memory cannot exceed
+    memory: Optional[int]  # what counts
+    measure: Measure       # what that is
+    at: int                # when it was taken, in seconds since the epoch
     is_exact: bool = True   # else the memory is the bound
     unread: Tuple[int, ...] = ()  # pids of which the bound had to do
 
@@ -1054,11 +1053,6 @@ class Reading(NamedTuple):
         return HARD if self.memory > self.hard else SOFT
 
     @property
-    def given(self) -> str:
-        """The option that set the limit."""
-        return self.limit.given if self.limit else ''
-
-    @property
     def share(self) -> float | None:
         """How much of the limit is used, 1 being all of it; None if that is not known."""
         if self.memory is None or self.soft == math.inf:
@@ -1070,13 +1064,12 @@ SOFT, HARD = 'soft', 'hard'
 ALL = Process('', 'total', 0, LAST_SECOND, 0, 0, 0, '', '', 0)  # with no uptime
 
 
-def sizes_of(limit: Limit | None, machine: int) -> tuple[float, float]:
-    """Return the soft and the hard size of a limit where there are so many bytes of memory."""
-    if not limit:
-        return math.inf, math.inf
-    hard = limit.hard.in_bytes(machine)
+def sizes_of(limit: Limit, machine: int) -> tuple[float, float]:
+    """Return a limit's soft and hard size in bytes, where there are so many bytes of memory."""
+    soft, hard = (int(machine * size.percent / 100) if size.percent else size.bytes
+                  for size in (limit.soft, limit.hard))
     # 200MB..25% cannot be refused at the start: the container may become smaller.
-    return min(limit.soft.in_bytes(machine), hard), hard
+    return min(soft, hard), hard
 
 
 def measure_of(options: Options) -> Measure:
@@ -1086,7 +1079,7 @@ def measure_of(options: Options) -> Measure:
         name=f'{measure.name} with descendants', with_tree=True)
 
 
-def take_reading(processes: Processes, process: Process, limit: Limit | None,
+def take_reading(processes: Processes, process: Process, limit: Limit,
                  sizes: tuple[float, float], measure: Measure, exactly: bool, now: int = 0
                  ) -> Reading:
     """Measure a process: exactly as its limit counts, or by what that cannot exceed.
@@ -1206,7 +1199,7 @@ class History:
     """What is remembered of a process from look to look."""
 
     def __init__(self, process: Process) -> None:
-        self.limit: Limit | None = None
+        self.limit = NO_LIMIT
         self.sizes = (math.inf, math.inf)     # bytes, soft and hard
         self.pool: tuple[str, ...] = ()
         self.is_blocked = False               # its pool is being restarted, or has lost one
@@ -1331,7 +1324,7 @@ def judge(reading: Reading, history: History, options: Options, now: float,
     hard size; a restart that was in vain is repeated only if the process has grown since.
     """
     judged = total or reading
-    if judged.memory is None or reading.memory is None or reading.limit is None:
+    if judged.memory is None or reading.memory is None:
         return WITHIN
     if judged.memory <= judged.soft:
         is_near = options.warn and judged.memory * 100 >= options.warn * judged.soft
@@ -1409,8 +1402,7 @@ def program_of(process: Process) -> str:
     return re.sub(r'[-_.][0-9]+$', '', process.name)
 
 
-def pool_of(process: Process, is_alone: bool, limit: Limit | None, command: str
-            ) -> tuple[str, ...]:
+def pool_of(process: Process, is_alone: bool, limit: Limit, command: str) -> tuple[str, ...]:
     """Return what the processes have in common of which memmon restarts one at a time.
 
     Members of one group whose names differ by a number at their end; without a group, programs
@@ -1419,7 +1411,7 @@ def pool_of(process: Process, is_alone: bool, limit: Limit | None, command: str
     stem = re.sub(r'[-_.]?[0-9]+$', '', process.name)
     if process.name != process.group or not is_alone:
         return process.group, stem
-    return '', stem, limit.given if limit else '', re.sub('[0-9]+', '0', command)
+    return '', stem, limit.given, re.sub('[0-9]+', '0', command)
 
 
 def candidate_names(process: Process, option: str) -> list[list[str]]:
@@ -1437,7 +1429,7 @@ def covers(limit: Limit, process: Process) -> bool:
         if (':' in name) == (':' in limit.pattern))
 
 
-def find_limit(process: Process, limits: Sequence[Limit]) -> Limit | None:
+def find_limit(process: Process, limits: Sequence[Limit]) -> Limit:
     """Return the limit that applies to a process: the most specific, then the first given."""
     for option in LIMIT_OPTIONS:
         rivals = [limit for limit in limits if limit.option == option]
@@ -1448,7 +1440,7 @@ def find_limit(process: Process, limits: Sequence[Limit]) -> Limit | None:
         for limit in rivals:
             if covers(limit, process):
                 return limit
-    return None
+    return NO_LIMIT
 
 
 def find_unmatched(limits: Sequence[Limit], processes: Sequence[Process]) -> list[Limit]:
@@ -1497,7 +1489,7 @@ def describe_use(reading: Reading) -> str:
 
 def describe_sizes(reading: Reading) -> str:
     """Return what the limit comes to, such as 200MB, 200MB..300MB or none."""
-    if not reading.limit:
+    if reading.limit == NO_LIMIT:
         return '-'
     sizes = [format_size(size) for size in (reading.soft, reading.hard) if size != math.inf]
     return '..'.join(sizes) or 'none'
@@ -1505,15 +1497,15 @@ def describe_sizes(reading: Reading) -> str:
 
 def describe_use_of_limit(reading: Reading) -> str:
     """Return what is used of which limit, such as RSS 70.6MB of 200MB (-a 200MB)."""
-    if not reading.limit:
+    if reading.limit == NO_LIMIT:
         return f'{describe_use(reading)}, no limit'
-    return f'{describe_use(reading)} of {describe_sizes(reading)} ({reading.given})'
+    return f'{describe_use(reading)} of {describe_sizes(reading)} ({reading.limit.given})'
 
 
 def describe_excess(reading: Reading) -> str:
     """Return what exceeds which limit, such as RSS 270.6MB is over 200MB (-a 200MB)."""
     size = reading.hard if reading.level == HARD else reading.soft
-    return f'{describe_use(reading)} is over {format_size(size)} ({reading.given})'
+    return f'{describe_use(reading)} is over {format_size(size)} ({reading.limit.given})'
 
 
 def describe_cause(reading: Reading, total: Reading | None) -> str:
@@ -1685,7 +1677,7 @@ def describe_process(report: Report, reading: Reading) -> list[tuple[str, str]]:
         ('memory', describe_use(reading)),
         ('total', describe_use(report.total) if report.total else ''),
         ('limit', describe_sizes(judged)),
-        ('set by', judged.given),
+        ('set by', judged.limit.given),
     ]
 
 
@@ -1866,7 +1858,7 @@ class Restarting:
                        + f' as pid {seen.pid}' * bool(seen.pid))
         old, total = job.reading, job.total
         reading = take_reading(processes, seen, old.limit, (old.soft, old.hard), old.measure, True)
-        if total and total.limit:
+        if total:
             sizes = total.soft, total.hard
             total = add_up([take_reading(processes, ALL._replace(pid=pid), total.limit, sizes,
                                          total.measure, True) for pid in children],
@@ -2473,7 +2465,7 @@ class Monitor:
         """
         start = history.process.start
         history.wrapper_due = start + 10 * (history.wrapper_due - start)
-        sentence = look_below(processes, history.process) if reading.limit else ''
+        sentence = look_below(processes, history.process) if reading.limit != NO_LIMIT else ''
         if sentence and 'wrapper' not in history.said_ever:
             history.said_ever['wrapper'] = history.seen_at
             log.warning('%s', sentence)
@@ -2566,9 +2558,9 @@ class Monitor:
 
 def is_watched(history: History, options: Options) -> bool:
     """Tell whether memmon may have to restart a process."""
-    if history.limit:
-        return history.limit.soft != NO_SIZE
-    return options.total is not None
+    if history.limit == NO_LIMIT:
+        return options.total is not None
+    return history.limit.soft != NO_SIZE
 
 
 def lost_before(process: Process, now: float) -> Lost | None:
@@ -2847,7 +2839,7 @@ class Listener:
         excess = (total.memory or 0) - total.soft
         candidates = [(other, other.part) for other in self.monitor.running
                       if other.part and (other.part.memory or 0) >= excess
-                      and not (other.limit and other.limit.soft == NO_SIZE)]
+                      and is_watched(other, options)]
         candidates.sort(key=lambda pair: ('postponed' in pair[0].total_excess.said,
                                           -(pair[1].memory or 0)))
         for other, part in candidates:
@@ -3401,7 +3393,7 @@ COLUMNS = (
            if row.reading.memory is not None else 'unknown' if row.reading.process.pid else '-'),
     Column('PEAK', '>', lambda row: format_size(row.shown_peak) if row.shown_peak else '-'),
     Column('LIMIT', '>', lambda row: describe_sizes(row.reading), True),
-    Column('SET BY', '<', lambda row: row.reading.given or 'no option', True),
+    Column('SET BY', '<', lambda row: row.reading.limit.given or 'no option', True),
     Column('USED', '>', lambda row: '-' if row.reading.share is None
            else f'{row.reading.share:.0%}', True),
 )

@@ -19,9 +19,9 @@ def options(args: str = '-a 200MB') -> Options:
 
 
 def limit(args: str) -> Limit:
-    """Return the limit that an option with its argument sets."""
+    """Return the limit that an option with its argument sets; without an option, none."""
     parsed = options(f'{args} --check')  # so that none will do
-    return parsed.total or parsed.limits[0]
+    return parsed.total or (*parsed.limits, memmon.NO_LIMIT)[0]
 
 
 def process(namespec: str = 'web:web', state: int = RUNNING, **fields: Any) -> Process:
@@ -38,7 +38,7 @@ def reading(memory: float | None = 270 * MB, args: str = '-a 200MB', **fields: A
 
     Of a process that has been up for 725 seconds, unless the fields say otherwise.
     """
-    applied = limit(args) if args else None
+    applied = limit(args)
     known = None if memory is None else int(memory)
     soft, hard = memmon.sizes_of(applied, 8 * GB)
     return Reading(**{

@@ -152,7 +152,7 @@ def process(namespec: str, pid: int, **fields: Any) -> Process:
 
 def row(namespec: str, pid: int, rss_mb: float | None, peak_mb: float = 0, **fields: Any) -> Row:
     rss = None if rss_mb is None else int(rss_mb * MB)
-    reading = Reading(process(namespec, pid), None, math.inf, math.inf, rss, rss,
+    reading = Reading(process(namespec, pid), memmon.NO_LIMIT, math.inf, math.inf, rss, rss,
                       rss, memmon.MEASURES['rss'], 1100)
     return Row(reading._replace(**fields), int(peak_mb * MB))
 

@@ -497,7 +497,7 @@ class World:
         made = self.listener.monitor.histories[name]
         made.show(made.process._replace(pid=made.process.pid + 100, start=int(self.now)))
 
-    def measure(self, made: History, limit: memmon.Limit | None) -> Reading:
+    def measure(self, made: History, limit: memmon.Limit) -> Reading:
         uptime = self.now - made.process.start
         size = int(self.programs[made.process.name](uptime) * MB)
         return Reading(made.process, limit, *memmon.sizes_of(limit, 8 * GB), size, size, size,

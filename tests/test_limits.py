@@ -20,8 +20,7 @@ import memmon
 
 def applied(namespec: str, args: str) -> str:
     """Return the option whose limit applies to a process; nothing if none does."""
-    found = memmon.find_limit(process(namespec), options(args).limits)
-    return found.given if found else ''
+    return memmon.find_limit(process(namespec), options(args).limits).given
 
 
 COVERED = [
@@ -105,8 +104,8 @@ def test_limit_that_applies_covers_and_only_then_none_does(pairs: list[tuple[str
     limits = options(' '.join(f'{flag} {name}=1MB' for flag, name in pairs)).limits
     found = memmon.find_limit(process(namespec), limits)
     covering = [limit for limit in limits if memmon.covers(limit, process(namespec))]
-    assert found in covering if covering else found is None
-    assert not found or found.option == covering[0].option
+    assert found in covering if covering else found == memmon.NO_LIMIT
+    assert not covering or found.option == covering[0].option
 
 
 @pytest.mark.parametrize('namespec, program', [
@@ -187,7 +186,7 @@ def test_thousand_patterns_take_no_time() -> None:
     found = [memmon.find_limit(process(f'pool:web{number}-1'), limits)
              for number in range(0, 1000, 100)]
     assert time.process_time() - began < 3
-    assert [one.pattern if one else '' for one in found] == [
+    assert [one.pattern for one in found] == [
         f'web{number}-*' for number in range(0, 1000, 100)]
 
 
@@ -204,7 +203,7 @@ INF = math.inf
     ('-t 50%..4.5GB', 4 * GB, int(4.5 * GB)), ('', INF, INF),
 ])
 def test_sizes_are_those_of_a_machine_of_8gb(args: str, soft: float, hard: float) -> None:
-    assert memmon.sizes_of(limit(args) if args else None, 8 * GB) == (soft, hard)
+    assert memmon.sizes_of(limit(args), 8 * GB) == (soft, hard)
 
 
 @pytest.mark.parametrize('memory, args, level, share', [

@@ -46,7 +46,7 @@ def add(monitor: Monitor, namespec: str, pid: int, option: str = '', rss_mb: flo
     process = Process(group, name, pid, 1000, 0, 1100, ProcessStates.RUNNING, 'RUNNING', '', 0)
     history = monitor.histories[namespec] = memmon.History(process)
     history.limit = next((limit for limit in monitor.options.limits if limit.given == option),
-                         None)
+                         memmon.NO_LIMIT)
     history.sizes = memmon.sizes_of(history.limit, 0)
     rss, memory = [None if mb is None else int(mb * MB) for mb in (rss_mb, memory_mb)]
     history.reading = Reading(process, history.limit, *history.sizes, rss, rss, memory,

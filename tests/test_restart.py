@@ -661,7 +661,7 @@ def job(namespec: str, *pool: str, **fields: Any) -> memmon.Job:
     process = OLD._replace(group=group, name=name)
     history = memmon.History(process)
     history.pool = pool or (group,)
-    reading = memmon.Reading(process, None, 1, 2, 3, 3, 3, memmon.MEASURES['rss'], 5)
+    reading = memmon.Reading(process, memmon.NO_LIMIT, 1, 2, 3, 3, 3, memmon.MEASURES['rss'], 5)
     return memmon.Job(history, reading, None, **fields)
 
 
