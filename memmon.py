@@ -1053,6 +1053,11 @@ class Reading(NamedTuple):
         return HARD if self.memory > self.hard else SOFT
 
     @property
+    def room(self) -> float:
+        """How many bytes are left below the soft size."""
+        return self.soft - (self.memory or 0)
+
+    @property
     def share(self) -> float | None:
         """How much of the limit is used, 1 being all of it; None if that is not known."""
         if self.memory is None or self.soft == math.inf:
@@ -1157,10 +1162,12 @@ class Course:
                      f'{format_duration(room / growth)}')
         return text
 
-    def picture(self) -> str:
-        """Return the points as block characters, from nothing to the peak."""
-        peak = max(map(itemgetter(1), self.points), default=0) or 1
-        return ''.join('▁▂▃▄▅▆▇█'[min(7, 8 * size // peak)] for _, size in self.points)
+    def draw(self, room: float) -> str:
+        """Return the points as block characters, from nothing to the peak, and describe them."""
+        sizes = [size for _, size in self.points]
+        peak = max(sizes, default=0) or 1
+        picture = ''.join('▁▂▃▄▅▆▇█'[min(7, 8 * size // peak)] for size in sizes)
+        return f'{picture}  {self.describe(room)}' if len(sizes) > 1 else ''
 
 
 LONGEST_FORECAST_SECS = 365 * 24 * 60 * 60
@@ -1255,10 +1262,14 @@ class History:
         if self.over_since is not None:
             self.over_since = None
             self.excess = Excess({event: at for event, at in self.excess.said.items()
-                                  if event == 'near limit'})
+                                  if event == NEAR})
         if self.too_low and now - self.over_last >= TOO_LOW_SECS:
             self.too_low = {}
-            self.said_ever.pop('limit too low', None)
+            self.said_ever.pop(TOO_LOW, None)
+
+    def excess_of(self, total: Reading | None) -> Excess:
+        """Return what came of its being over its own limit, or over that of the total."""
+        return self.total_excess if total else self.excess
 
     def restarts_within(self, secs: float, now: float) -> list[Restart]:
         """Return memmon's restarts within some time, whoever else restarted it in between."""
@@ -1307,12 +1318,13 @@ def supervisord_goes_on(process: Process) -> bool:
     return bool(process.state != ProcessStates.FATAL)
 
 
+# Verdicts; three of them are events as well.
 WITHIN = 'within its limit'
-NEAR = 'near its limit'                                # -w
+NEAR = 'near limit'                                    # -w
 BLOCKED = 'waiting for its pool'
 HELD = 'held'                                          # -r
 BRIEF = 'over its limit, but not for long enough'      # -f
-TOO_LOW = 'over a limit that a restart cannot keep'
+TOO_LOW = 'limit too low'                              # a restart would not help
 DUE = 'to be restarted'
 
 
@@ -1590,9 +1602,14 @@ def deliveries(options: Options, report: Report) -> list[Delivery]:
     if options.email and event.subject and (report.event != 'restarted' or is_young):
         found.append(Delivery(options.sendmail_program, bytes(write_mail(options, report)), {}))
     if event.command and reading and not report.command:
-        found += [Delivery(command, b'', variables(event.command, report))
-                  for name, command in options.on if name == event.command]
+        found += commands(options, event.command, report)
     return found
+
+
+def commands(options: Options, event: str, report: Report) -> list[Delivery]:
+    """Return the user's commands for an event of -o."""
+    return [Delivery(command, b'', variables(event, report))
+            for name, command in options.on if name == event]
 
 
 class Delivery(NamedTuple):
@@ -1883,12 +1900,11 @@ class Restarting:
         """
         reading, total = self.job.reading, self.job.total
         report = Report('restarted', describe_cause(reading, total), reading, total)
-        for event, command in self.site.options.on:
-            if event == 'before':
-                status = deliver(Delivery(command, b'', variables('before', report)))
-                if status == os.EX_TEMPFAIL and (total or reading).level != HARD:
-                    raise Done('postponed', 'a before command asked to wait')
-                self.note(was_run=self.job.was_run or status == 0)
+        for delivery in commands(self.site.options, 'before', report):
+            status = deliver(delivery)
+            if status == os.EX_TEMPFAIL and (total or reading).level != HARD:
+                raise Done('postponed', 'a before command asked to wait')
+            self.note(was_run=self.job.was_run or status == 0)
 
     def stop(self) -> None:
         """Have supervisord stop the process. Raises Done and ShuttingDown if it does not.
@@ -2166,9 +2182,8 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
         for step in Restarting(job, site, config, up_secs if job.siblings else UP_SECS).steps():
             send_step(writer, number, step, site.options)
         report = step[1]
-        for event, command in site.options.on:
-            if event == report.command:
-                deliver(Delivery(command, b'', variables(event, report)))
+        for delivery in commands(site.options, report.command, report):
+            deliver(delivery)
         if report.event in LOST_EVENTS:
             return  # the others of the pool are left alone
         if report.event == 'restarted' and report.new_pid:  # what has ended since proves little
@@ -2192,12 +2207,6 @@ def send_step(writer: int, number: int, step: Step, options: Options) -> None:
                 write_log(report)
             for delivery in deliveries(options, report):
                 deliver(delivery)
-
-
-def draw_course(history: History, reading: Reading) -> str:
-    """Return a picture of the memory of a process, with its ends in figures."""
-    text = history.course.describe(reading.soft - (reading.memory or 0))
-    return f'{history.course.picture()}  {text}' if text else ''
 
 
 class Worker:
@@ -2614,22 +2623,19 @@ def read_event(stdin: TextIO) -> str | None:
     return tokens['eventname']
 
 
-VERDICT_EVENTS = {NEAR: 'near limit', HELD: 'held', TOO_LOW: 'limit too low', DUE: 'would restart'}
-
-
 def explain_verdict(event: str, history: History, reading: Reading, total: Reading | None,
                     options: Options, now: float) -> str:
     """Return the sentences on a verdict that is no restart."""
     cause = describe_cause(reading, total)
-    if event == 'near limit':
-        growth = history.course.describe(reading.soft - (reading.memory or 0))
+    if event == NEAR:
+        growth = history.course.describe(reading.room)
         return (f'{describe_use_of_limit(reading)}, {reading.share or 0:.0%}'
                 + f'; {growth}' * bool(growth))
-    if event == 'held' and options.restarts:
+    if event == HELD and options.restarts:
         times, secs = options.restarts
         return (f'{cause}; memmon has restarted it {times} time{"s" * (times != 1)} within '
                 f'{format_duration(secs)}: it is left running')
-    if event == 'limit too low':
+    if event == TOO_LOW:
         ago = format_duration(now - history.restarts[-1].at) if history.restarts else 'soon'
         return (f'{cause}; it is over its limit again {ago} after a restart: raise the limit if '
                 'the program needs that much; memmon restarts it again when it has grown by half'
@@ -2780,7 +2786,7 @@ class Listener:
         """Return the job to restart a process."""
         siblings = [namespec for namespec, other in self.monitor.histories.items()
                     if other.pool == history.pool and other is not history]
-        return Job(history, reading, total, tuple(siblings), draw_course(history, reading))
+        return Job(history, reading, total, tuple(siblings), history.course.draw(reading.room))
 
     def find_blocked(self, now: float) -> None:
         """Find out which pools are being restarted, or have lost a process: report it each day."""
@@ -2806,22 +2812,21 @@ class Listener:
 
         What was refused before is tried again at ticks, and once when it is over its hard size.
         """
-        event = VERDICT_EVENTS.get(verdict, '')
-        excess = history.total_excess if total else history.excess
-        said = excess.said
+        excess = history.excess_of(total)
+        said, event = excess.said, ''
         if verdict == DUE:
-            said.pop('held', None)
-            event = event if self.options.dry_run else ''
-        elif total and verdict != HELD:
-            event = ''
-        elif verdict == TOO_LOW:
+            said.pop(HELD, None)
+            event = 'would restart' if self.options.dry_run else ''
+        elif verdict == HELD or not total:
+            event = verdict if verdict in EVENTS else ''
+        if verdict == TOO_LOW and not total:
             said = history.said_ever
             history.too_low.setdefault(reading.level, TooLow(now, reading.memory or 0))
         if event and event not in said:
             said[event] = now
             self.report(Report(event, explain_verdict(event, history, reading, total, self.options,
                                                       now),
-                               reading, total, course=draw_course(history, reading)))
+                               reading, total, course=history.course.draw(reading.room)))
         return verdict == DUE and not self.options.dry_run and (
             is_tick or not excess.refused
             or (total or reading).level == HARD and excess.refused != HARD)
@@ -2904,7 +2909,7 @@ class Listener:
             history = self.monitor.histories.get(report.namespec, job.history)
             level = (job.total or job.reading).level
             history.excess.refused = history.total_excess.refused = ''
-            excess = history.total_excess if job.total else history.excess
+            excess = history.excess_of(job.total)
             if report.event == 'restarted':
                 rate = self.options.restarts
                 history.restarts = [*history.restarts_within(max(HOUR, rate.secs if rate else 0),
@@ -3060,7 +3065,7 @@ PROCESS_METRICS = (
     Metric('memmon_process_restart_failures', 'Failed stops and starts of a process.',
            lambda history: history.failures_total, True),
     Metric('memmon_process_held', 'Whether -r keeps a process from being restarted.',
-           lambda history: 'held' in {*history.excess.said, *history.total_excess.said}),
+           lambda history: HELD in {*history.excess.said, *history.total_excess.said}),
     Metric('memmon_process_limit_too_low', 'Whether a restart of the process was in vain.',
            lambda history: bool(history.too_low)),
     Metric('memmon_process_lost', 'Whether memmon took the process down and it is not up again.',
