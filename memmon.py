@@ -338,8 +338,8 @@ OPTIONS = (
     Option('Telling', 'o', 'on', 'EVENT=COMMAND', 'run COMMAND before or after a restart (before '
            'postpones it with exit status 75), or when one has failed, is held by -r, or on warn',
            parse_on, repeats=True),
-    Option('Telling', 'w', 'warn', 'PERCENT', 'report once when PERCENT of a limit is used',
-           parse_percent, 0),
+    Option('Telling', 'w', 'warn', 'PERCENT', 'report once when a process uses PERCENT of its '
+           'limit', parse_percent, 0),
     Option('Telling', 'm', 'email', 'ADDRESS', 'mail about restarts and failures; several '
            'addresses with commas, or repeat it', parse_addresses, repeats=True),
     Option('Telling', 's', 'sendmail_program', 'COMMAND', 'pipe mail to COMMAND (default: '
@@ -1194,14 +1194,6 @@ TOO_LOW_GROWTH = 1.5  # how many times its peak it is restarted at again
 TOTAL_GROWTH = 0.01   # how much of the limit of the total a process must grow by to be a cause
 
 
-class Excess:
-    """What came of a run being over a limit: its own, or that of the total."""
-
-    def __init__(self, said: Mapping[str, float]) -> None:
-        self.said = dict(said)  # what was said, and when
-        self.refused = ''       # the level at which a restart was not possible
-
-
 class History:
     """What is remembered of a process from look to look."""
 
@@ -1230,8 +1222,9 @@ class History:
         self.over_since: float | None = None
         self.part: Reading | None = None        # of the total
         self.total_base: Reading | None = None  # likewise, when that was last within its limit
-        self.excess = Excess({})
-        self.total_excess = Excess({})
+        self.said: dict[str, float] = {}        # of its excess over its own limit, and when
+        self.total_said: dict[str, float] = {}  # likewise over that of the total
+        self.refused = ''                       # the level at which a restart was not possible
         self.wrapper_due = process.start + 10   # seconds since the epoch: look for descendants
 
     def show(self, process: Process) -> None:
@@ -1251,6 +1244,8 @@ class History:
         self.seen_at = now
         if reading.is_exact:
             self.course.add(now, memory)
+        if (memory > reading.soft) != (self.over_since is not None):
+            self.refused = ''
         if memory > reading.soft:
             self.over_since = now if self.over_since is None else self.over_since
             self.over_last = now
@@ -1261,15 +1256,14 @@ class History:
             return
         if self.over_since is not None:
             self.over_since = None
-            self.excess = Excess({event: at for event, at in self.excess.said.items()
-                                  if event == NEAR})
+            self.said = {event: at for event, at in self.said.items() if event == NEAR}
         if self.too_low and now - self.over_last >= TOO_LOW_SECS:
             self.too_low = {}
             self.said_ever.pop(TOO_LOW, None)
 
-    def excess_of(self, total: Reading | None) -> Excess:
-        """Return what came of its being over its own limit, or over that of the total."""
-        return self.total_excess if total else self.excess
+    def said_of(self, total: Reading | None) -> dict[str, float]:
+        """Return what was said of its being over its own limit, or over that of the total."""
+        return self.total_said if total else self.said
 
     def restarts_within(self, secs: float, now: float) -> list[Restart]:
         """Return memmon's restarts within some time, whoever else restarted it in between."""
@@ -1925,8 +1919,8 @@ class Restarting:
         self.note(stopped_start=seen.start)
         if seen.run != self.old.run:
             self.note(descendants={})
-            self.remarks.append('it had ended just before; its successor, pid '
-                                f'{seen.pid}, was stopped')
+            self.remarks.append('it had ended just before' + (
+                f'; its successor, pid {seen.pid}, was stopped' if seen.pid else ''))
 
     # After the stop.
 
@@ -1959,10 +1953,10 @@ class Restarting:
                 if fault.faultCode == Faults.BAD_NAME:
                     raise Done('not restarted', 'supervisord no longer knows it', 0) from None
                 self.why, self.failures = reason_of(fault), self.failures + 1
-            except SupervisordError as error:
+            except (SupervisordError, OSError) as error:
                 if not is_alive(self.site.supervisord_pid):
                     raise Done('not restarted', 'supervisord has ended', 0) from None
-                self.why = str(error)
+                self.why = reason_of(error)
                 if now - reached >= BACKOFF_SECS:
                     self.failures = START_TRIES
             if self.failures >= START_TRIES and not self.job.is_reported:
@@ -2057,7 +2051,8 @@ class Restarting:
             mine = left_of(mine, wait_secs if signum != signal.SIGKILL else 1)
         alive = left_of(alive, 0)
         if self.job.total or self.site.options.cumulative:
-            alive.update(find_group(self.old.pid))  # which may never have been its descendants
+            stopped = self.stopped.pid if self.stopped else 0
+            alive.update(find_group(stopped or self.old.pid))  # maybe never its descendants
         if alive:
             self.remarks.append(f'still alive after the stop: {name_pids(alive)}')
 
@@ -2073,9 +2068,11 @@ def left_of(runs: Mapping[int, Stat], secs: float) -> dict[int, Stat]:
 
 
 def find_group(group: int) -> dict[int, Stat]:
-    """Return the running processes of a process group."""
-    runs = {int(pid): read_stat(int(pid)) for pid in os.listdir('/proc') if pid.isdigit()}
-    return {pid: run for pid, run in runs.items() if run and run.group == group}
+    """Return the running processes of a process group; {} where there is no /proc."""
+    pids: list[int] = []
+    with contextlib.suppress(OSError):
+        pids = [int(pid) for pid in os.listdir('/proc') if pid.isdigit()]
+    return {pid: run for pid in pids for run in [read_stat(pid)] if run and run.group == group}
 
 
 def name_pids(pids: Iterable[int]) -> str:
@@ -2393,7 +2390,8 @@ class Monitor:
         self.supervisord_pid = self.supervisord_pid or self.server.pid()
         processes, children = find_children(self.supervisord_pid)
         self.needs_ps = processes is not PROC_FILES
-        if children != self.named or any(history.lost for history in self.histories.values()):
+        if children != self.named or any(history.lost or history.is_hidden
+                                         for history in self.histories.values()):
             processes, children = self.name_children(now)
         if self.uses_percent:
             self.resolve_limits()
@@ -2462,7 +2460,8 @@ class Monitor:
             if history:
                 self.total_rate += max(0.0, growth(history.part, reading, secs))
                 if not whole.level:
-                    history.total_base, history.total_excess = None, Excess({})
+                    history.total_base, history.total_said = None, {}
+                    history.refused = history.refused if history.over_since is not None else ''
                 else:
                     history.total_base = history.total_base or history.part or reading
                 history.part = reading
@@ -2775,9 +2774,9 @@ class Listener:
         # What is restarted may bring the total down; but not what its `before` lets wait.
         total = self.monitor.total.reading
         if total and total.level and all(
-                'postponed' in job.history.excess.said and job.reading.level == SOFT
+                'postponed' in job.history.said and job.reading.level == SOFT
                 for job in due):
-            chosen = self.judge_total(total, is_tick, now)
+            chosen = self.judge_total(total, due, is_tick, now)
             if chosen:
                 due = [job for job in due if job.history is not chosen.history] + [chosen]
         return due
@@ -2798,9 +2797,14 @@ class Listener:
             history.is_blocked = history.pool in pools
         self.blocked_pools = pools
         for history in lost:
-            process = history.process
+            process, is_known = history.process, 'still down' in history.said_ever
             since = history.said_ever.setdefault('still down', now)
-            if history.lost and history.lost.until == math.inf and now - since >= DAY:
+            if not history.lost or history.lost.until < math.inf:
+                continue
+            if not is_known and sum(other.pool == history.pool for other in histories) > 1:
+                log.info('%s is %s: until it is up, no other process of its pool is touched',
+                         process.namespec, process.statename)
+            if now - since >= DAY:
                 history.said_ever['still down'] = now
                 spawnerr = f': {process.spawnerr}' * bool(process.spawnerr)
                 self.report(Report('still down', f'it is {process.statename}{spawnerr}; no other '
@@ -2812,10 +2816,10 @@ class Listener:
 
         What was refused before is tried again at ticks, and once when it is over its hard size.
         """
-        excess = history.excess_of(total)
-        said, event = excess.said, ''
-        if verdict == DUE:
+        said, event = history.said_of(total), ''
+        if verdict in (BRIEF, TOO_LOW, DUE):  # which says that -r no longer holds it
             said.pop(HELD, None)
+        if verdict == DUE:
             event = 'would restart' if self.options.dry_run else ''
         elif verdict == HELD or not total:
             event = verdict if verdict in EVENTS else ''
@@ -2828,24 +2832,26 @@ class Listener:
                                                       now),
                                reading, total, course=history.course.draw(reading.room)))
         return verdict == DUE and not self.options.dry_run and (
-            is_tick or not excess.refused
-            or (total or reading).level == HARD and excess.refused != HARD)
+            is_tick or not history.refused
+            or (total or reading).level == HARD and history.refused != HARD)
 
-    def judge_total(self, whole: Reading, is_tick: bool, now: float) -> Job | None:
+    def judge_total(self, whole: Reading, due: Sequence[Job], is_tick: bool, now: float
+                    ) -> Job | None:
         """Return the job for the one process, if any, that is why the total is over its limit.
 
         The largest; but none that is smaller than the excess, whose restart cannot help enough.
+        due: what is restarted for its own limit.
         """
         history, options = self.monitor.total, self.options
         total = self.without_stopping(whole, now)
         since = now if history.over_since is None else history.over_since
         if not total or total.level == SOFT and now - since < options.patience:
             return None
-        excess = (total.memory or 0) - total.soft
+        excess = -total.room
         candidates = [(other, other.part) for other in self.monitor.running
                       if other.part and (other.part.memory or 0) >= excess
                       and is_watched(other, options)]
-        candidates.sort(key=lambda pair: ('postponed' in pair[0].total_excess.said,
+        candidates.sort(key=lambda pair: ('postponed' in pair[0].total_said,
                                           -(pair[1].memory or 0)))
         for other, part in candidates:
             verdict = judge(part, other, options, now, total)
@@ -2855,8 +2861,8 @@ class Listener:
                 return None
             if verdict == TOO_LOW and now - since < LOOK_SECS:
                 return None  # looks may be too close for growth to show: the next one tells
-        if is_tick and 'total too low' not in history.excess.said and not self.workers.jobs():
-            history.excess.said['total too low'] = now
+        if is_tick and 'total too low' not in history.said and not (due or self.workers.jobs()):
+            history.said['total too low'] = now
             self.report(Report('total too low', f'total {describe_excess(total)}, but there is '
                                'no process whose restart would help'))
         return None
@@ -2908,8 +2914,7 @@ class Listener:
                 continue
             history = self.monitor.histories.get(report.namespec, job.history)
             level = (job.total or job.reading).level
-            history.excess.refused = history.total_excess.refused = ''
-            excess = history.excess_of(job.total)
+            history.refused = ''
             if report.event == 'restarted':
                 rate = self.options.restarts
                 history.restarts = [*history.restarts_within(max(HOUR, rate.secs if rate else 0),
@@ -2922,10 +2927,10 @@ class Listener:
                 history.lost = Lost(job.tried or job.reading.process.start, math.inf)
                 history.said_ever['still down'] = now
             else:
-                excess.refused = level or SOFT
+                history.refused = level or SOFT
                 history.failures_total += report.event == 'failed to stop'
             if report.event == 'postponed':
-                self.say_postponed(excess.said, report._replace(command=''), now)
+                self.say_postponed(history.said_of(job.total), report._replace(command=''), now)
                 continue
             self.report(report)
             self.monitor.named = None  # whatever the pids say: a pid can come back
@@ -2958,7 +2963,7 @@ class Listener:
                     waits.append(max(least, secs))
             if history.rate > 0 and history.reading:
                 size = next_size(history, self.options, now,
-                                 has_before and 'postponed' in history.excess.said)
+                                 has_before and 'postponed' in history.said)
                 secs = (size - (history.reading.memory or 0)) / history.rate
                 waits.append(max(least, secs / 2) if secs < left else math.inf)
         total, rate = self.monitor.total.reading, self.monitor.total_rate
@@ -3065,7 +3070,7 @@ PROCESS_METRICS = (
     Metric('memmon_process_restart_failures', 'Failed stops and starts of a process.',
            lambda history: history.failures_total, True),
     Metric('memmon_process_held', 'Whether -r keeps a process from being restarted.',
-           lambda history: HELD in {*history.excess.said, *history.total_excess.said}),
+           lambda history: HELD in {*history.said, *history.total_said}),
     Metric('memmon_process_limit_too_low', 'Whether a restart of the process was in vain.',
            lambda history: bool(history.too_low)),
     Metric('memmon_process_lost', 'Whether memmon took the process down and it is not up again.',
@@ -3246,6 +3251,9 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
         history.process._replace(pid=history.process.pid * history.is_hidden), history.limit,
         *history.sizes, None, None, None, monitor.measure, history.process.now)
         for namespec, history in monitor.histories.items()]
+    memmons = {reading.process for reading in readings if is_memmon(reading.process)}
+    readings = [reading._replace(limit=NO_LIMIT, soft=math.inf, hard=math.inf)
+                if reading.process in memmons else reading for reading in readings]
     rows = [Row(reading, read_status(tree(processes, reading.process.pid) if options.cumulative
                                      else [reading.process.pid], 'VmHWM')
                 * bool(reading.process.pid))
@@ -3256,9 +3264,8 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     lines += tiny_limits(options)
     if monitor.hidden:
         lines.append(one_line(f'cannot measure {", ".join(monitor.hidden)}: {HIDDEN}'))
-    lines += [line for reading in readings
-              if reading.memory is not None and not is_memmon(reading.process)
-              for line in [explain_tree(processes, reading, options)] if line]
+    rows = [row for row in rows if row.reading.memory and row.reading.process not in memmons]
+    lines += filter(None, (explain_tree(processes, row.reading, options) for row in rows))
     if file:
         lines.append(f'supervisord: {show_url(server.url)}, from {file}')
     if not (options.limits or options.total):
@@ -3304,9 +3311,6 @@ LEAST_PROPOSED = 32 * MB
 
 def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) -> list[str]:
     """Return a paragraph with a limit for each program: half as much again as its peak."""
-    rows = [row for row in rows if row.reading.rss and not is_memmon(row.reading.process)]
-    if not rows:
-        return []
     with_trees = options.cumulative or any(
         look_below(processes, row.reading.process) for row in rows)
     kind = options.kind
@@ -3324,6 +3328,8 @@ def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) 
             # What is swapped out is in the memory, but not in the RSS.
             peak = max(read_status(pids, 'VmHWM'), rss) * min(1, memory / rss)
             needs[key] = max(needs.get(key, 0), peak, memory)
+    if not needs:
+        return []
     programs = [program for program, _ in needs]
     sizes = {program if programs.count(program) == 1 else f'{group}:{program}':
              round_up(max(1.5 * need, LEAST_PROPOSED)) for (program, group), need in needs.items()}

@@ -309,6 +309,25 @@ def test_child_whose_memory_is_hidden_is_named(monkeypatch: pytest.MonkeyPatch) 
     monitor = memmon.Monitor(options('-a', '1GB'), memmon.Server('unix:///nonexistent/s'))
     readings = [reading.memory for _, reading in monitor.look(0)]
     assert (readings, monitor.hidden) == ([100 * MB, None], ['hidden:hidden'])
+    stopped = process('hidden', 0, state=ProcessStates.STOPPED, statename='STOPPED')
+    hidden = stopped  # whose end no child shows
+    monitor.look(1)
+    assert monitor.hidden == []
+
+
+def test_memmon_has_no_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [process('web', A), process('memmon', B)]
+    monkeypatch.setattr(memmon, 'PROC_FILES', Table({A: 40, B: 60}, {A: 1, B: 1}))
+    monkeypatch.setattr(memmon, 'is_memmon', lambda process: process.name == 'memmon')
+    monkeypatch.setattr(memmon.Server, 'call', lambda server, method, *args: (
+        1 if method == 'supervisor.getPID' else [row._asdict() for row in rows]))
+    monkeypatch.setenv('SUPERVISOR_SERVER_URL', 'unix:///nonexistent/s')
+    monkeypatch.setattr(memmon.log, 'propagate', True)  # and put it back
+    for limit, expected in (('50MB', 0), ('30MB', 1)):
+        lines, status = memmon.check(options('-a', limit), 0)
+        assert status == expected
+        cells = next(line for line in lines if line.startswith('memmon:memmon')).split()
+        assert cells[-6:] == ['60MB', '60MB', '-', 'no', 'option', '-']
 
 
 # Names, and what they must not do to a terminal.

@@ -352,36 +352,39 @@ def test_ten_minutes_begin_anew_with_each_look_that_is_over(
 
 def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
     made = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
-    made.excess.said = {'held': 1}
+    made.said = {'held': 1}
     made.show(process(now=2000))  # the same run
-    assert made.over_since == 1 and made.excess.said and made.process.now == 2000
+    assert made.over_since == 1 and made.said and made.process.now == 2000
     for process_again in (process(pid=1500), process(start=1500)):
         again = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
         again.said_ever = {'limit too low': 1}
         again.total_base = again.part = again.reading
         again.wrapper_due = 5000
-        for excess in (again.excess, again.total_excess):
-            excess.said, excess.refused = {'held': 1}, HARD
+        again.said, again.total_said, again.refused = {'held': 1}, {'held': 1}, HARD
         again.show(process_again)
         assert [again.over_since, again.course.points, again.reading, again.rate,
                 again.total_base, again.part, again.wrapper_due] == [
                     None, [], None, 0, None, None, process_again.start + 10]
-        for excess in (again.excess, again.total_excess):
-            assert (excess.said, excess.refused) == ({}, '')
+        assert (again.said, again.total_said, again.refused) == ({}, {}, '')
         assert again.too_low and again.restarts and again.said_ever and again.over_last == 1
 
 
 def test_what_was_said_of_an_excess_is_forgotten_with_it() -> None:
     made = notes((1, 250))
-    made.excess.said = {'held': 1, 'would restart': 1, 'postponed': 1, 'near limit': 1}
+    made.said = {'held': 1, 'would restart': 1, 'postponed': 1, 'near limit': 1}
     made.too_low = {SOFT: TooLow(1, 250 * MB)}
-    made.total_excess.said = {'held': 1, 'would restart': 1}
-    made.excess.refused = made.total_excess.refused = SOFT
+    made.total_said = {'held': 1, 'would restart': 1}
+    made.refused = SOFT
     notes((2, 250), made=made)
-    assert len(made.excess.said) == 4 and made.excess.refused
+    assert len(made.said) == 4 and made.refused
     notes((3, 190), (4, 190), made=made)
-    assert made.excess.said == {'near limit': 1} and not made.excess.refused and made.too_low
-    assert len(made.total_excess.said) == 2 and made.total_excess.refused == SOFT
+    assert made.said == {'near limit': 1} and not made.refused and made.too_low
+    assert len(made.total_said) == 2
+    made.refused = SOFT  # a restart for the total
+    notes((5, 190), made=made)
+    assert made.refused
+    notes((6, 250), made=made)  # now for its own limit
+    assert not made.refused
 
 
 def test_restarts_are_counted_in_a_sliding_window() -> None:
@@ -485,7 +488,7 @@ class World:
             made.pool = (name,)
             monitor.histories[name] = made
         monitor.running = list(monitor.histories.values())
-        monitor.limited = [made for made in monitor.running if made.limit]
+        monitor.limited = [made for made in monitor.running if made.limit.given]
         monkeypatch.setattr(monitor, 'look', self.look)
         self.due: list[Job] = []
         monkeypatch.setattr(workers, 'add', self.due.extend)
@@ -785,6 +788,42 @@ def test_each_excess_that_is_put_off_is_told_and_told_again_after_an_hour(
     world.pass_ticks()
     assert world.said('postponed') == [2 * H, 6 * H, 10 * H, 14 * H]
     assert world.said('postponed for an hour') == [3 * H, 7 * H, 11 * H, 15 * H]
+
+
+@pytest.mark.parametrize('args', ['-p a=60MB -t 90MB', '-p a=60MB -t 90MB -f 50s'])
+def test_restart_that_was_refused_is_asked_for_once_a_tick_though_two_limits_ask(
+        args: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, args, a=lambda uptime: 100.0, b=lambda uptime: 5.0)
+    world.outcomes = {'a': 'postponed'}
+    world.pass_ticks(5)
+    assert world.restarts == [(at, 'a') for at in (0, 60, 120, 180, 240)[args.endswith('s'):]]
+
+
+def test_refused_restart_is_asked_for_again_at_the_hard_size_of_the_total(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-p a=60MB -t 90MB..105MB', a=lambda uptime: 100.0 + uptime)
+    world.outcomes = {'a': 'postponed'}
+    world.pass_ticks(1)
+    assert [at for at, _ in world.restarts] == [0, pytest.approx(6, abs=3)]
+
+
+def test_total_is_not_too_low_where_a_restart_for_another_limit_is_due(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-p a=60MB -t 90MB', a=lambda uptime: 80.0, b=lambda uptime: 70.0)
+    a, b = world.listener.monitor.histories.values()
+    a.said = {'postponed': 0}
+    a.restarts = b.restarts = [Restart(-1, SOFT, True)]  # which did not help
+    world.pass_ticks(1)
+    assert world.restarts == [(0, 'a')] and not world.said('total too low')
+
+
+def test_restart_that_r_no_longer_holds_is_not_held() -> None:
+    listener = memmon.Listener(options('-a 200MB -r 1/1h'), Server('unix:///none'))
+    made, over = history(), reading(250 * MB)
+    for verdict, is_held in ((HELD, True), (memmon.BLOCKED, True), (TOO_LOW, False), (HELD, True),
+                             (BRIEF, False), (HELD, True), (DUE, False)):
+        listener.conclude(made, over, None, verdict, True, NOW)
+        assert ('held' in made.said) == is_held, verdict
 
 
 def test_what_is_restarted_for_its_own_limit_goes_before_the_total(

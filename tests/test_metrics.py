@@ -103,11 +103,11 @@ def test_process_that_cannot_be_measured_has_no_size(monitor: Monitor) -> None:
 
 
 def set_held(history: memmon.History) -> None:
-    history.excess.said['held'] = 1
+    history.said['held'] = 1
 
 
 def set_held_for_total(history: memmon.History) -> None:
-    history.total_excess.said['held'] = 1
+    history.total_said['held'] = 1
 
 
 def set_too_low(history: memmon.History) -> None:

@@ -374,6 +374,7 @@ def test_whatever_happens_between_the_look_and_the_stop(
     for name in ('successor', 'no-answer'):
         listener.assert_log(f' restarted {name}:{name}: ')
     assert '; it had ended just before; its successor, pid ' in listener.log()
+    assert '; it had ended just before\n' in listener.log()  # backoff has no successor
     for name in ('exited', 'no-request'):
         listener.assert_log(f' not restarted {name}:{name}: ')
 

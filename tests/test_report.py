@@ -175,6 +175,20 @@ def test_growth_is_said_with_what_is_near() -> None:
                              'its limit in 0:40:00')
 
 
+def test_pool_that_the_memmon_before_left_blocked_is_named_once(
+        caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level('INFO')
+    listener = memmon.Listener(options('-a 1'), memmon.Server('unix:///none'))
+    for name, pool in (('web_0', 'web'), ('web_1', 'web'), ('db', 'db')):
+        history = listener.monitor.histories[name] = History(process(f'shop:{name}', FATAL))
+        history.pool = 'shop', pool
+        history.lost = memmon.Lost(1725, math.inf if name != 'web_1' else 99)
+    for now in (0, 1):
+        listener.find_blocked(now)
+    assert caplog.messages == [
+        'shop:web_0 is FATAL: until it is up, no other process of its pool is touched']
+
+
 def test_process_that_is_still_down_is_named_each_day() -> None:
     listener = memmon.Listener(options('-a 1 -m bob'), memmon.Server('unix:///none'))
     down = process('shop:web', FATAL, spawnerr='no such file')

@@ -1039,9 +1039,19 @@ def test_what_was_not_counted_is_named_if_it_is_in_the_process_group_that_was_st
             work = memmon.Restarting(job('web:web'), site, {}, 1)
             work.old = work.old._replace(pid=left.pid)
             work.end_descendants(seen('STOPPED'))
+            assert work.remarks == [f'still alive after the stop: pid {left.pid}']
+            # The group of the run that was stopped counts, which may be a successor.
+            work.remarks, work.old = [], work.old._replace(pid=1)
+            work.stopped = work.old._replace(pid=left.pid)
+            work.end_descendants(seen('STOPPED'))
         finally:
             left.kill()
     assert work.remarks == [f'still alive after the stop: pid {left.pid}']
+
+
+def test_nothing_is_named_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, 'listdir', lambda path: os.stat('/nonexistent/proc'))
+    assert memmon.find_group(os.getpgrp()) == {}
 
 
 @pytest.mark.parametrize('event, command, logged', [
