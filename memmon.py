@@ -21,7 +21,6 @@ import fnmatch
 import gc
 import getopt
 import http.client
-import itertools
 import logging
 import math
 import os
@@ -1733,30 +1732,8 @@ class Site(NamedTuple):
         return not self.in_listener and os.getppid() != self.listener_pid
 
 
-class Job(NamedTuple):
-    """A process to restart, and how far that has come."""
-
-    history: History
-    reading: Reading                # the last
-    total: Optional[Reading]        # likewise, where the restart is for its sake
-    siblings: Tuple[str, ...] = ()  # namespecs of the other members of its pool
-    course: str = ''                # a picture of its memory until now
-    stop_requested: bool = False    # by memmon; it is to be started
-    is_reported: bool = False       # that its start fails
-    is_done: bool = False
-    was_run: bool = False           # a `before` that ended with 0
-    descendants: Mapping[int, Stat] = {}  # of it, at the last measurement
-    stopped_start: Optional[int] = None   # the start of the run that was stopped, if it is known
-    tried: int = 0                  # when the last start was asked for, by supervisord's clock
-
-
-# Besides the keys of EVENTS:
-STOPPING = 'stopping'
-PAUSED = 'paused'  # a restart of the listener's own: its events wait
+STOPPING = 'stopping'  # besides the keys of EVENTS
 LOST_EVENTS = ('failed to start', 'gave up starting')
-
-
-Step = Tuple[Job, Report]
 
 
 class Done(Exception):
@@ -1768,67 +1745,80 @@ def reason_of(error: Exception) -> str:
     return one_line(error.faultString if isinstance(error, Fault) else error)
 
 
-class Restarting:
+class Job:
     """The restart of a process, or the start of one that memmon has stopped already.
 
-    config: what supervisord's getAllConfigInfo says of it; {} where it says nothing. up_secs: for
-    how long it must run to be up.
+    A worker sends it to the listener at each step, so that another worker can go on with it.
     """
 
-    def __init__(self, job: Job, site: Site, config: Mapping[str, Any], up_secs: float) -> None:
-        self.job, self.site, self.config, self.up_secs = job, site, config, up_secs
-        self.server = site.server
-        self.old = job.reading.process          # the run that is to be stopped
+    site: Site
+    config: Mapping[str, Any]  # what getAllConfigInfo says of the process; {} where it says nothing
+    up_secs: float             # for how long it must run to be up
+
+    def __init__(self, history: History, reading: Reading, total: Reading | None,
+                 siblings: Sequence[str] = ()) -> None:
+        self.history = history
+        self.reading = reading                  # the last
+        self.total = total                      # likewise, where the restart is for its sake
+        self.siblings = siblings                # namespecs of the other members of its pool
+        self.course = history.course.draw(reading.room)
+        self.old = reading.process              # the run that is to be stopped
         # Bytes, without what was being stopped when this process was chosen.
-        self.total_memory = job.total.memory or 0 if job.total else 0
+        self.total_memory = total.memory or 0 if total else 0
+        self.descendants: dict[int, Stat] = {}  # at the last measurement
+        self.was_run = False                    # a `before` that ended with 0
+        self.stop_requested = False             # by memmon; it is to be started
+        self.is_reported = False                # that its start fails
+        self.is_done = False
         self.stopped: Process | None = None     # the run that was stopped, if that is known
-        self.remarks: list[str] = []
-        self.down_since: float | None = None    # or since its last start, by the monotonic clock
-        self.pauses = {START: itertools.chain(START_PAUSES, itertools.repeat(60)),
-                       DOWN: iter(FATAL_PAUSES)}
+        self.stopped_start: int | None = None   # its start, or that of the last one that failed
+        self.began = math.inf                   # to wait for its end, by the monotonic clock
+        self.reached = -math.inf                # when supervisord answered last
+        self.is_slow = False                    # its stop, as the log says
+        self.down_since: float | None = None    # or since its last start
+        self.pauses = {START: list(START_PAUSES), DOWN: list(FATAL_PAUSES)}
         self.start_at: float | None = None
+        self.tried = 0                          # when that was last, by supervisord's clock
         self.failures = 0                       # refused starts, and runs that did not last
         self.why = 'it does not stay up'
         self.run, self.run_since = self.old.run, 0.0
+        self.remarks: list[str] = []
 
-    def steps(self) -> Iterator[Step]:
-        """Do it; yield how far it has come and what is to be told, when it happens.
+    def steps(self, site: Site, config: Mapping[str, Any], up_secs: float) -> Iterator[Report]:
+        """Do it; yield what is to be told, when it happens. The last says how it ended.
 
-        The last is the step after which it is done.
+        In the listener it may end without being done: then it is to be called again.
         """
+        self.site, self.config, self.up_secs = site, config, up_secs
         try:
-            if not self.job.stop_requested:
+            if not self.stop_requested:
                 self.prepare()
-                self.note(stop_requested=True)
-                yield self.step(STOPPING)
+                self.stop_requested = True
+                yield self.report(STOPPING)
                 self.stop()
             yield from self.bring_back()
         except Done as done:
-            yield self.last_step(*done.args)
+            yield self.last_report(*done.args)
         except ShuttingDown as error:
-            yield self.last_step('not restarted', str(error))
+            yield self.last_report('not restarted', str(error))
 
-    def note(self, **fields: Any) -> None:
-        """Note how far the job has come."""
-        self.job = self.job._replace(**fields)
+    def report(self, event: str, text: str = '', pid: int | None = None, command: str = ''
+               ) -> Report:
+        """Return a report on how far it has come."""
+        return Report(event, f'{describe_cause(self.reading, self.total)}; {text}', self.reading,
+                      self.total, pid, self.course, command)
 
-    def step(self, event: str, text: str = '', pid: int | None = None, command: str = '') -> Step:
-        """Return the job and a report on it."""
-        job = self.job
-        return job, Report(event, f'{describe_cause(job.reading, job.total)}; {text}', job.reading,
-                           job.total, pid, job.course, command)
-
-    def last_step(self, event: str, text: str, pid: int | None = None) -> Step:
-        """Return the step after which the job is done, with the commands that follow `before`."""
-        self.note(is_done=True)
+    def last_report(self, event: str, text: str, pid: int | None = None) -> Report:
+        """Return the report after which it is done, with the commands that follow `before`."""
+        self.is_done = True
         command = 'after' if event == 'restarted' else ''
-        if self.job.was_run and event not in ('restarted', *LOST_EVENTS):
+        if self.was_run and event not in ('restarted', *LOST_EVENTS):
             if pid is None:
                 with contextlib.suppress(Fault, SupervisordError):
-                    seen = self.server.process(self.old.namespec)
+                    seen = self.site.server.process(self.old.namespec)
                     pid = seen.pid if seen.state in UP_STATES else 0
             command = 'after' if pid else 'failed'
-        return self.step(event, text, pid, command)
+        return self.report(event, text, pid, command)
 
     # Before the stop.
 
@@ -1847,11 +1837,11 @@ class Restarting:
     def await_siblings(self) -> None:
         """Wait until no other member of the pool is on its way down or up. Raises Done."""
         deadline = time.monotonic() + SIBLINGS_PATIENCE_SECS * (not self.site.in_listener)
-        while self.job.siblings:
+        while self.siblings:
             now = time.monotonic()
             is_young = now - self.site.began < ORPHAN_PATIENCE_SECS
-            moving = [seen for seen in self.server.processes()
-                      if seen.namespec in self.job.siblings and is_moving(seen, is_young)]
+            moving = [seen for seen in self.site.server.processes()
+                      if seen.namespec in self.siblings and is_moving(seen, is_young)]
             if not moving:
                 return
             if now >= deadline:
@@ -1861,44 +1851,43 @@ class Restarting:
 
     def look_again(self) -> None:
         """Measure once more. Raises Done unless a restart is still due."""
-        job, options = self.job, self.site.options
-        seen = self.server.process(self.old.namespec)
+        old, total, options = self.reading, self.total, self.site.options
+        seen = self.site.server.process(self.old.namespec)
         processes, children = find_children(self.site.supervisord_pid)
         if seen.run != self.old.run or seen.state not in UP_STATES or seen.pid not in children:
             raise Done('not restarted', f'it is now {seen.statename}'
                        + f' as pid {seen.pid}' * bool(seen.pid))
-        old, total = job.reading, job.total
         reading = take_reading(processes, seen, old.limit, (old.soft, old.hard), old.measure, True)
         if total:
             sizes = total.soft, total.hard
             total = add_up([take_reading(processes, ALL._replace(pid=pid), total.limit, sizes,
                                          total.measure, True) for pid in children],
                            total.limit, sizes, total.measure)
-        job.history.is_blocked = False  # its pool is busy with this very job
-        verdict = judge(reading, job.history, options, time.monotonic(), total)
+        self.history.is_blocked = False  # its pool is busy with this very job
+        verdict = judge(reading, self.history, options, time.monotonic(), total)
         excess = min(self.total_memory, total.memory or 0) - total.soft if total else 0
         if verdict != DUE or (reading.memory or 0) < excess:
             now = f'total {describe_use(total)}, ' if total else ''
             raise Done('not restarted', f'it is now {now}{describe_use(reading)}')
         if self.site.has_gone():  # asked last: the calls above may have taken seconds
             raise Done('not restarted', 'memmon has been stopped')
-        self.note(reading=reading, total=total)
+        self.reading, self.total = reading, total
         if total or options.cumulative:
-            self.note(descendants={pid: run for pid in tree(processes, seen.pid)[1:]
-                                   for run in [read_stat(pid)] if run})
+            self.descendants = {pid: run for pid in tree(processes, seen.pid)[1:]
+                                for run in [read_stat(pid)] if run}
 
     def run_before(self) -> None:
         """Run the commands of -o before. Raises Done if one asks to wait.
 
         After that no other is run. Over the hard size none is asked.
         """
-        reading, total = self.job.reading, self.job.total
+        reading, total = self.reading, self.total
         report = Report('restarted', describe_cause(reading, total), reading, total)
         for delivery in commands(self.site.options, 'before', report):
             status = deliver(delivery)
             if status == os.EX_TEMPFAIL and (total or reading).level != HARD:
                 raise Done('postponed', 'a before command asked to wait')
-            self.note(was_run=self.job.was_run or status == 0)
+            self.was_run = self.was_run or status == 0
 
     def stop(self) -> None:
         """Have supervisord stop the process. Raises Done and ShuttingDown if it does not.
@@ -1906,7 +1895,7 @@ class Restarting:
         The process may have ended just now: then its successor was stopped.
         """
         try:
-            self.stopped = seen = self.server.stop(self.old.namespec)
+            self.stopped = seen = self.site.server.stop(self.old.namespec)
         except Fault as fault:
             is_down = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
             raise Done('not restarted' if is_down else 'failed to stop',
@@ -1916,33 +1905,34 @@ class Restarting:
         except Exception as error:  # whatever it is, the process may have been stopped
             log.debug('%s: the answer to the stop is lost: %s', self.old.namespec, reason_of(error))
             return
-        self.note(stopped_start=seen.start)
+        self.stopped_start = seen.start
         if seen.run != self.old.run:
-            self.note(descendants={})
+            self.descendants = {}
             self.remarks.append('it had ended just before' + (
                 f'; its successor, pid {seen.pid}, was stopped' if seen.pid else ''))
 
     # After the stop.
 
-    def bring_back(self) -> Iterator[Step]:
+    def bring_back(self) -> Iterator[Report]:
         """Start the process, until it is up, or given up, or somebody else's: raises Done.
 
         One loop: look what supervisord shows, and do the next step.
         """
-        began = reached = resumed = time.monotonic()
-        is_slow, orphaned = False, math.inf
+        resumed, orphaned = time.monotonic(), math.inf
+        self.began = min(self.began, resumed)
+        self.reached = max(self.reached, self.began)
         while True:
             now = time.monotonic()
-            age = now - began
+            age = now - self.began
             try:
-                seen = self.server.process(self.old.namespec)
-                reached = now
-                step, text = next_step(seen, self.old, self.job.stopped_start,
+                seen = self.site.server.process(self.old.namespec)
+                self.reached = now
+                step, text = next_step(seen, self.old, self.stopped_start,
                                        self.config.get('exitcodes', [0]))
                 if step == WAIT and text and age >= RPC_TIMEOUT_SECS:
                     raise Done('not restarted', text, seen.pid)
-                if step == WAIT and not text and age >= SLOW_STOP_SECS and not is_slow:
-                    is_slow = True
+                if step == WAIT and not text and age >= SLOW_STOP_SECS and not self.is_slow:
+                    self.is_slow = True
                     log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its '
                                 'section', self.old.namespec, SLOW_STOP_SECS)
                 if step != WAIT:
@@ -1957,19 +1947,18 @@ class Restarting:
                 if not is_alive(self.site.supervisord_pid):
                     raise Done('not restarted', 'supervisord has ended', 0) from None
                 self.why = reason_of(error)
-                if now - reached >= BACKOFF_SECS:
+                if now - self.reached >= BACKOFF_SECS:
                     self.failures = START_TRIES
-            if self.failures >= START_TRIES and not self.job.is_reported:
-                self.note(is_reported=True)
-                yield self.step('failed to start', f'{self.why}; memmon keeps trying' + (
+            if self.failures >= START_TRIES and not self.is_reported:
+                self.is_reported = True
+                yield self.report('failed to start', f'{self.why}; memmon keeps trying' + (
                     '; until it is up, no other process of its pool is touched'
-                    if self.job.siblings else ''), 0)
+                    if self.siblings else ''), 0)
             orphaned = min(orphaned, now) if self.site.has_gone() else math.inf
             if now - orphaned >= ORPHAN_PATIENCE_SECS:
                 raise Done('gave up starting', self.why, 0)
             if self.site.in_listener and now - resumed >= LISTENER_PATIENCE_SECS:
-                yield self.step(PAUSED)
-                resumed = time.monotonic()
+                return
             time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
 
     def take_step(self, step: str, text: str, seen: Process, now: float) -> None:
@@ -1989,23 +1978,24 @@ class Restarting:
                 raise Done('gave up starting', text, 0)
             return
         if self.start_at is None:
-            self.start_at = now + next(self.pauses[step], math.inf)
+            left = self.pauses[step]
+            self.start_at = now + (left.pop(0) if left else 60 if step == START else math.inf)
         if self.start_at == math.inf or step == DOWN and self.site.has_gone():
-            self.note(tried=seen.now)  # a later start is none of supervisord's tries
+            self.tried = seen.now  # a later start is none of supervisord's tries
             raise Done('gave up starting', self.why, 0)
         if now >= self.start_at:
             self.start_at, self.down_since = None, now
-            self.note(tried=seen.now, stopped_start=seen.start)
+            self.tried, self.stopped_start = seen.now, seen.start
             if seen.now <= self.old.start:  # the new run may start in the same second as the old
                 self.old = self.old._replace(start=-1)
-            self.server.start(self.old.namespec)
+            self.site.server.start(self.old.namespec)
 
     def is_up(self, seen: Process, now: float) -> bool:
         """Tell whether a new run has been RUNNING for long enough."""
         if seen.state not in UP_STATES or seen.run == self.old.run:
             return False
         if seen.run != self.run:
-            self.failures += self.run != self.job.reading.process.run
+            self.failures += self.run != self.reading.process.run
             self.run, self.run_since = seen.run, now
         # A process without memory has ended, though supervisord does not know it yet.
         return (seen.state == ProcessStates.RUNNING and now - self.run_since >= self.up_secs
@@ -2013,7 +2003,7 @@ class Restarting:
 
     def describe_new(self, seen: Process) -> str:
         """Return what is to be said of the run that is up now."""
-        old = self.job.reading
+        old = self.reading
         text = f'pid {self.old.pid} -> '
         text += str(seen.pid or f'none, which has ended with status {seen.exitstatus}')
         with contextlib.suppress(MeasureError, OSError):
@@ -2022,7 +2012,7 @@ class Restarting:
                 new = take_reading(processes, seen, old.limit, (old.soft, old.hard), old.measure,
                                    True)
                 text += f', {describe_use(old)} -> {format_size(new.memory or 0)}'
-        recent = len(self.job.history.restarts_within(3600, time.monotonic()))
+        recent = len(self.history.restarts_within(3600, time.monotonic()))
         if recent:
             text += f', restart {recent + 1} within the hour'
         return '; '.join([text, *self.remarks])
@@ -2039,7 +2029,7 @@ class Restarting:
                 seen.stop - self.stopped.now >= wait_secs):
             self.remarks.append(f'killed after stopwaitsecs={wait_secs}')
             signals = [signal.SIGKILL]
-        alive = left_of(self.job.descendants, DYING_SECS)
+        alive = left_of(self.descendants, DYING_SECS)
         mine = {pid: run for pid, run in alive.items() if run.group == self.old.pid}
         if mine:
             log.warning('%s: %s outlived its stop and %s ended by memmon; %s', self.old.namespec,
@@ -2050,11 +2040,14 @@ class Restarting:
                     os.kill(pid, signum)
             mine = left_of(mine, wait_secs if signum != signal.SIGKILL else 1)
         alive = left_of(alive, 0)
-        if self.job.total or self.site.options.cumulative:
+        if self.total or self.site.options.cumulative:
             stopped = self.stopped.pid if self.stopped else 0
             alive.update(find_group(stopped or self.old.pid))  # maybe never its descendants
         if alive:
             self.remarks.append(f'still alive after the stop: {name_pids(alive)}')
+
+
+Step = Tuple[Job, Report]  # how far a job has come, and what is to be told
 
 
 def left_of(runs: Mapping[int, Stat], secs: float) -> dict[int, Stat]:
@@ -2175,10 +2168,9 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
     configs = site.server.configs()
     up_secs = FIRST_UP_SECS
     for number, job in enumerate(jobs):
-        config = configs.get(job.reading.process.namespec, {})
-        for step in Restarting(job, site, config, up_secs if job.siblings else UP_SECS).steps():
-            send_step(writer, number, step, site.options)
-        report = step[1]
+        config = configs.get(job.old.namespec, {})
+        for report in job.steps(site, config, up_secs if job.siblings else UP_SECS):
+            send_step(writer, number, job, report)
         for delivery in commands(site.options, report.command, report):
             deliver(delivery)
         if report.event in LOST_EVENTS:
@@ -2187,22 +2179,21 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
             up_secs = UP_SECS
 
 
-def send_step(writer: int, number: int, step: Step, options: Options) -> None:
+def send_step(writer: int, number: int, job: Job, report: Report) -> None:
     """Write a step of a job to the listener; where that has gone, report it here.
 
     One with commands is logged here in any case: before what they print.
     """
-    report = step[1]
     is_logged = report.command and report.event != 'postponed'  # which is logged once only
     if is_logged:
         write_log(report)
     try:
-        os.write(writer, binascii.b2a_base64(pickle.dumps((number, *step))))
+        os.write(writer, binascii.b2a_base64(pickle.dumps((number, job, report))))
     except OSError:
         if report.event in EVENTS:
             if not is_logged:
                 write_log(report)
-            for delivery in deliveries(options, report):
+            for delivery in deliveries(job.site.options, report):
                 deliver(delivery)
 
 
@@ -2225,14 +2216,13 @@ class Worker:
         """Return what the worker has written; None when it has ended."""
         data = os.read(self.pipe, 65536)
         *lines, self.unread = (self.unread + data).split(b'\n')
-        return [self.take(*pickle.loads(binascii.a2b_base64(line))) for line in lines
-                ] if data else None
-
-    def take(self, number: int, job: Job, report: Report) -> Step:
-        """Note how far a job has come."""
-        # The worker has a copy of the history.
-        self.jobs[number] = job = job._replace(history=self.jobs[number].history)
-        return job, report
+        steps: list[Step] = []
+        for line in lines:
+            number, job, report = pickle.loads(binascii.a2b_base64(line))
+            job.history = self.jobs[number].history  # the worker has a copy
+            self.jobs[number] = job
+            steps.append((job, report))
+        return steps if data else None
 
 
 class Workers:
@@ -2243,8 +2233,6 @@ class Workers:
         self.workers: list[Worker] = []
         self.queue: list[list[Job]] = []      # a list for each pool
         self.deliveries: list[Delivery] = []  # that wait
-        # What the listener does itself, by pool.
-        self.here: dict[tuple[str, ...], tuple[Worker, Iterator[Step]]] = {}
 
     def jobs(self) -> list[Job]:
         """Return all jobs that are under way or wait."""
@@ -2271,7 +2259,7 @@ class Workers:
                 break
             if not self.start(self.queue[0], work_on_pool, self.queue[0], site):
                 return self.restart_here(site._replace(in_listener=True))
-            self.here.pop(self.queue.pop(0)[0].history.pool, None)
+            self.queue.pop(0)
         return []
 
     def start(self, jobs: Sequence[Job], work: Callable[..., object], *args: Any) -> bool:
@@ -2297,23 +2285,14 @@ class Workers:
 
     def restart_here(self, site: Site) -> list[Step]:
         """Go on with the first restart of the queue in the listener itself, for ten seconds."""
-        found: list[Step] = []
-        jobs = self.queue[0]
-        pool, up_secs = jobs[0].history.pool, FIRST_UP_SECS if jobs[0].siblings else UP_SECS
-        if pool not in self.here:
-            self.here[pool] = (Worker(os.getpid(), -1, jobs),
-                               Restarting(jobs[0], site, {}, up_secs).steps())
-        worker, steps = self.here.pop(pool)
-        for job, report in steps:
-            if report.event == PAUSED:
-                self.here[pool] = worker, steps
-                if worker.is_failing:  # it lets the others go first
-                    self.queue.append(self.queue.pop(0))
-                return found
-            found.append(worker.take(0, job, report._replace(command='')))
-            self.queue[0] = list(worker.jobs)  # SIGTERM may come at any moment: see end()
-        left = [] if found[-1][1].event in LOST_EVENTS else worker.jobs[1:]
-        self.queue[:1] = [left] if left else []
+        job, *others = self.queue[0]
+        found = [(job, report._replace(command=''))
+                 for report in job.steps(site, {}, FIRST_UP_SECS if job.siblings else UP_SECS)]
+        if job.is_done:
+            left = [] if found[-1][1].event in LOST_EVENTS else others
+            self.queue[:1] = [left] if left else []
+        elif job.is_reported:  # it lets the others go first
+            self.queue.append(self.queue.pop(0))
         return found
 
     def collect(self, ready: Iterable[int]) -> list[Step]:
@@ -2333,7 +2312,7 @@ class Workers:
             left = [job for job in worker.jobs if job.stop_requested and not job.is_done]
             if left:
                 log.warning('the worker for %s was killed: another one brings it back',
-                            left[0].reading.process.namespec)
+                            left[0].old.namespec)
                 self.queue.insert(0, left)
         return found
 
@@ -2785,7 +2764,7 @@ class Listener:
         """Return the job to restart a process."""
         siblings = [namespec for namespec, other in self.monitor.histories.items()
                     if other.pool == history.pool and other is not history]
-        return Job(history, reading, total, tuple(siblings), history.course.draw(reading.room))
+        return Job(history, reading, total, siblings)
 
     def find_blocked(self, now: float) -> None:
         """Find out which pools are being restarted, or have lost a process: report it each day."""

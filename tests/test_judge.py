@@ -850,9 +850,10 @@ def test_total_waits_for_the_stop_under_way(
     listener = memmon.Listener(options('-t 1GB..2GB'), Server('unix:///none'))
     made = history(part=reading(700 * MB, '-t 1GB..2GB'))
     made.process = made.process._replace(**change.get('process', {}))
-    worker = memmon.Worker(1, 1, [Job(made, reading(), None, stop_requested=stop_requested,
-                                      is_reported=is_failing,
-                                      is_done=change.get('is_done', False))])
+    job = Job(made, reading(), None)
+    job.stop_requested, job.is_reported = stop_requested, is_failing
+    job.is_done = change.get('is_done', False)
+    worker = memmon.Worker(1, 1, [job])
     worker.began = began
     listener.workers.workers = [worker]
     found = listener.without_stopping(reading(mb * MB, '-t 1GB..2GB'), 100)

@@ -662,7 +662,10 @@ def job(namespec: str, *pool: str, **fields: Any) -> memmon.Job:
     history = memmon.History(process)
     history.pool = pool or (group,)
     reading = memmon.Reading(process, memmon.NO_LIMIT, 1, 2, 3, 3, 3, memmon.MEASURES['rss'], 5)
-    return memmon.Job(history, reading, None, **fields)
+    made = memmon.Job(history, reading, None)
+    for field, value in {'config': {}, 'up_secs': 1, **fields}.items():
+        setattr(made, field, value)
+    return made
 
 
 class ShowsOneAfterTheOther:
@@ -690,8 +693,7 @@ def test_sibling_that_is_fatal_is_waited_for_while_memmon_is_young(
         secs: int, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memmon, 'SIBLINGS_PATIENCE_SECS', 0)
     server = ShowsOneAfterTheOther(seen('FATAL', stop=1105))
-    work = memmon.Restarting(job('web:one', siblings=('web:web',)),
-                             site(server, time.monotonic() - secs), {}, 1)
+    work = job('web:one', siblings=('web:web',), site=site(server, time.monotonic() - secs))
     with pytest.raises(memmon.Done, match='web:web is FATAL') if ends else nullcontext():
         work.await_siblings()
 
@@ -699,9 +701,9 @@ def test_sibling_that_is_fatal_is_waited_for_while_memmon_is_young(
 def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> None:
     server = ShowsOneAfterTheOther(
         seen('STOPPED', stop=1000, now=1000), seen('STARTING', now=1000), seen('FATAL', now=1001))
-    job_now, report = next(memmon.Restarting(job('web:web', stop_requested=True), site(server, 0),
-                                             {}, 1).steps())
-    assert (report.event, job_now.tried) == ('failed to start', 1000)
+    work = job('web:web', stop_requested=True)
+    report = next(work.steps(site(server, 0), {}, 1))
+    assert (report.event, work.tried) == ('failed to start', 1000)
 
 
 # A restart in virtual time.
@@ -751,19 +753,26 @@ def keep_time(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
     monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: 1)
 
 
-def timed(server: Any, restarting: memmon.Restarting) -> list[tuple[int, str]]:
-    """Return the events of a restart with their seconds."""
-    return [(int(server.secs), report.event) for _, report in restarting.steps()]
+PAUSED = 'paused'
+
+
+def timed(server: Any, site: memmon.Site, up_secs: float = memmon.UP_SECS, **fields: Any
+          ) -> list[tuple[int, str]]:
+    """Restart a process; return the events with their seconds, and when the listener paused."""
+    work, found = job('web:web', **fields), []
+    while not work.is_done:
+        found += [(int(server.secs), report.event) for report in work.steps(site, {}, up_secs)]
+        found += [] if work.is_done else [(int(server.secs), PAUSED)]
+    return found
 
 
 def restart_in_time(monkeypatch: pytest.MonkeyPatch, server: Any, listener_pid: int = os.getppid(),
                     in_listener: bool = False, **fields: Any) -> list[tuple[int, str]]:
-    """Restart a process; return the lines of the worker with their seconds."""
+    """Restart a process in virtual time."""
     keep_time(monkeypatch, server)
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), listener_pid, 0,
                        in_listener)
-    restarting = memmon.Restarting(job('web:web', **fields), site, {}, memmon.UP_SECS)
-    return timed(server, restarting)
+    return timed(server, site, **fields)
 
 
 STARTED = (0, 'STARTING')
@@ -808,8 +817,7 @@ def test_run_without_memory_is_not_up_though_supervisord_shows_it_so(
         monkeypatch: pytest.MonkeyPatch) -> None:
     keep_time(monkeypatch, server := Supervisor(shows((0, 'RUNNING'))))
     monkeypatch.setattr(memmon.PROC_FILES, 'rss', lambda pid: int(server.secs >= 5))
-    restarting = memmon.Restarting(job('web:web', stop_requested=True), site(server, 0), {}, 1)
-    assert timed(server, restarting) == [(5, 'restarted')]
+    assert timed(server, site(server, 0), stop_requested=True) == [(5, 'restarted')]
 
 
 def test_program_that_ends_after_some_seconds_each_time_has_failed_to_start(
@@ -818,8 +826,7 @@ def test_program_that_ends_after_some_seconds_each_time_has_failed_to_start(
         run = int(server.secs - server.starts[-1]) // 4  # which supervisord starts anew
         return seen('RUNNING' if run < 5 else 'STOPPED', pid=100 + run, start=1101 + 4 * run)
     keep_time(monkeypatch, server := Supervisor(show))
-    restarting = memmon.Restarting(job('web:web', stop_requested=True), site(server, 0), {}, 10)
-    lines = timed(server, restarting)
+    lines = timed(server, site(server, 0), 10, stop_requested=True)
     assert [event for _, event in lines] == [FAILED, 'not restarted']
     assert lines[0][0] == pytest.approx(12, abs=2)  # as the fourth run has begun
 
@@ -828,10 +835,10 @@ def test_listener_pauses_every_ten_seconds_and_gives_up_like_a_worker(
         monkeypatch: pytest.MonkeyPatch) -> None:
     server = Supervisor(shows((0, 'BACKOFF')))
     found = restart_in_time(monkeypatch, server, in_listener=True, stop_requested=True)
-    pauses = [secs for secs, event in found if event == memmon.PAUSED]
+    pauses = [secs for secs, event in found if event == PAUSED]
     assert 10 <= pauses[0] < 12
     assert all(10 <= later - earlier < 16 for earlier, later in zip(pauses, pauses[1:]))
-    assert [event for _, event in found if event != memmon.PAUSED] == [FAILED, 'gave up starting']
+    assert [event for _, event in found if event != PAUSED] == [FAILED, 'gave up starting']
 
 
 @pytest.mark.parametrize('was_run, event, pid, state, command, new_pid', [
@@ -846,10 +853,9 @@ def test_listener_pauses_every_ten_seconds_and_gives_up_like_a_worker(
 def test_what_follows_a_before_command(was_run: bool, event: str, pid: int | None, state: str,
                                        command: str, new_pid: int | None) -> None:
     server = ShowsOneAfterTheOther(seen(state, pid=7 * (state == 'RUNNING')))
-    work = memmon.Restarting(job('web:web'), site(server, 0), {}, 1)
-    work.note(was_run=was_run)
-    done, report = work.last_step(event, 'why', pid)
-    assert (report.command, report.new_pid, done.is_done) == (command, new_pid, True)
+    work = job('web:web', site=site(server, 0), was_run=was_run)
+    report = work.last_report(event, 'why', pid)
+    assert (report.command, report.new_pid, work.is_done) == (command, new_pid, True)
 
 
 def test_start_that_is_refused_is_tried_again_for_as_long_as_it_takes(
@@ -911,8 +917,8 @@ def test_what_became_of_one_member_of_a_pool_tells_for_the_next(
     server: Any = Pool(first)
     keep_time(monkeypatch, server)
     found: list[tuple[int, str]] = []
-    monkeypatch.setattr(memmon, 'send_step', lambda writer, number, step, options:
-                        found.append((number, step[1].event)))
+    monkeypatch.setattr(memmon, 'send_step', lambda writer, number, job, report:
+                        found.append((number, report.event)))
     jobs = [job(f'web:{name}', siblings=('web:other',), stop_requested=True) for name in '12']
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
     memmon.work_on_pool(jobs, site, 0)
@@ -939,8 +945,9 @@ def test_last_try_is_waited_for_and_tries_of_supervisord_are_none_of_an_operator
     monkeypatch.setattr(memmon, 'FATAL_PAUSES', (memmon.ORPHAN_PATIENCE_SECS + 60,))
     server: Any = FailsAgain(seen('FATAL', start=1107))
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
-    *_, (done, report) = memmon.Restarting(job('web:web', stop_requested=True), site, {}, 1).steps()
-    assert (report.event, done.tried) == ('gave up starting', 1810)
+    work = job('web:web', stop_requested=True)
+    *_, report = work.steps(site, {}, 1)
+    assert (report.event, work.tried) == ('gave up starting', 1810)
     assert '; it is FATAL: ' in report.line
 
 
@@ -981,21 +988,27 @@ def test_listener_goes_on_with_its_own_restart_where_it_has_paused(
         raise OSError(12, 'Cannot allocate memory')
 
     begun: list[tuple[str, float]] = []
-    script = [memmon.STOPPING, memmon.PAUSED, FAILED, memmon.PAUSED, last]
+    script = [[memmon.STOPPING], [FAILED], [], [last]]  # what is told before each pause
 
-    def steps(work: memmon.Restarting) -> Any:
-        begun.append((work.old.namespec, work.up_secs))
-        for event in script:
-            work.note(is_reported=work.job.is_reported or event == FAILED)
-            yield work.step(event)
+    def steps(work: memmon.Job, site: memmon.Site, config: object, up_secs: float) -> Any:
+        assert site.in_listener
+        begun.append((work.old.namespec, up_secs))
+        left = vars(work).setdefault('script', list(script))
+        for event in left.pop(0):
+            work.is_reported = work.is_reported or event == FAILED
+            work.is_done = event == last
+            yield work.report(event, command='after')
 
     monkeypatch.setattr(memmon, 'fork', no_fork)
-    monkeypatch.setattr(memmon.Restarting, 'steps', steps)
+    monkeypatch.setattr(memmon.Job, 'steps', steps)
     workers.add([job('a:1', siblings=('a:2',)), job('a:2', siblings=('a:1',)), job('b:1')])
-    found = [[report.event for _, report in workers.start_some(NOWHERE)] for _ in range(5)]
-    # What fails lets the others go first.
-    assert found == [[memmon.STOPPING], [FAILED], [memmon.STOPPING], [FAILED], [last]]
-    assert begun == [('a:1', memmon.FIRST_UP_SECS), ('b:1', memmon.UP_SECS)]
+    found = [workers.start_some(NOWHERE) for _ in range(6)]
+    assert [[report.event for _, report in steps] for steps in found] == [
+        [memmon.STOPPING], [FAILED], [memmon.STOPPING], [FAILED], [], []]
+    a, b = ('a:1', memmon.FIRST_UP_SECS), ('b:1', memmon.UP_SECS)
+    assert begun == [a, a, b, b, a, b]  # what fails lets the others go first
+    assert [report.event for _, report in workers.start_some(NOWHERE)] == [last]
+    assert not any(report.command for steps in found for _, report in steps)
     assert [each.reading.process.namespec for jobs in workers.queue for each in jobs] == left
 
 
@@ -1011,7 +1024,7 @@ def write_steps(workers: memmon.Workers, *steps: memmon.Step) -> tuple[memmon.Wo
     worker = memmon.Worker(2 ** 22 + 1, reader, [job('a:1'), job('a:2')])
     workers.workers.append(worker)
     for step in steps:
-        memmon.send_step(writer, 0, step, NOWHERE.options)
+        memmon.send_step(writer, 0, *step)
     os.close(writer)
     return worker, reader
 
@@ -1026,8 +1039,9 @@ def test_next_worker_knows_what_the_killed_one_had_reported_and_measured(
     assert worker.is_failing and not worker.jobs[0].is_done
     workers.collect([reader])
     [[left]] = workers.queue
-    assert left == far._replace(history=history)  # not the worker's copy
-    worker.jobs[0] = left._replace(is_done=True)
+    assert left.history is history  # not the worker's copy
+    assert {**vars(left), 'history': far.history} == vars(far)
+    left.is_done = True
     assert not worker.is_failing
 
 
@@ -1036,7 +1050,7 @@ def test_what_was_not_counted_is_named_if_it_is_in_the_process_group_that_was_st
     with subprocess.Popen(['sleep', '60'], start_new_session=True) as left:
         try:
             site = NOWHERE._replace(options=memmon.parse_args(['-c', '-a', '1MB']))
-            work = memmon.Restarting(job('web:web'), site, {}, 1)
+            work = job('web:web', site=site)
             work.old = work.old._replace(pid=left.pid)
             work.end_descendants(seen('STOPPED'))
             assert work.remarks == [f'still alive after the stop: pid {left.pid}']

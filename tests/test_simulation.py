@@ -62,7 +62,7 @@ def never_again(seen: memmon.Process, *args: Any, step: Callable[..., Any] = mem
     return (memmon.NOTHING, 'it is FATAL') if found[0] == memmon.DOWN else found
 
 
-def trust_the_first_look(work: memmon.Restarting) -> None:
+def trust_the_first_look(work: memmon.Job) -> None:
     """Measure nothing again."""
 
 
@@ -71,11 +71,11 @@ def never_refuse(fault: Any, url: str) -> Exception:
     return memmon.SupervisordError(fault.faultString)
 
 
-def start_only_what_was_measured(work: memmon.Restarting,
-                                 stop: Callable[..., Any] = memmon.Restarting.stop) -> None:
+def start_only_what_was_measured(work: memmon.Job,
+                                 stop: Callable[..., Any] = memmon.Job.stop) -> None:
     """Ignore the first look of the multicall."""
     stop(work)
-    work.note(stopped_start=work.stopped and work.old.start)
+    work.stopped_start = work.stopped and work.old.start
 
 
 def keep_no_restarts(history: memmon.History, secs: float, now: float) -> list[memmon.Restart]:
@@ -86,12 +86,12 @@ def keep_no_restarts(history: memmon.History, secs: float, now: float) -> list[m
 # The last: the first history in which the wrong program was noticed, to save time.
 WRONG: tuple[tuple[Any, str, Any, str, int], ...] = (
     (memmon.Server, 'stop', stop_in_two_calls, 'has stopped it', 45),
-    (memmon.Restarting, 'stop', start_only_what_was_measured, 'has stopped it', 290),
+    (memmon.Job, 'stop', start_only_what_was_measured, 'has stopped it', 290),
     (memmon, 'pool_of', each_in_a_pool_of_its_own, 'is down because of memmon', 2),
     (memmon, 'next_step', never_again, 'is down because of memmon', 244),
     (memmon, 'next_step', never_again, 'is FATAL, and memmon has stopped it', 29),
     (memmon, 'is_lost', nothing_is_lost, 'is down because of memmon', 207),
-    (memmon.Restarting, 'look_again', trust_the_first_look, 'was not measured', 0),
+    (memmon.Job, 'look_again', trust_the_first_look, 'was not measured', 0),
     (memmon, 'refusal', never_refuse, 'alarm in a planned shutdown', 2),
     (memmon.History, 'restarts_within', keep_no_restarts, 'times of', 1),
     (memmon, 'FIRST_UP_SECS', 0.1, 'is down because of memmon', 74),
