@@ -3233,22 +3233,22 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     memmons = {reading.process for reading in readings if is_memmon(reading.process)}
     readings = [reading._replace(limit=NO_LIMIT, soft=math.inf, hard=math.inf)
                 if reading.process in memmons else reading for reading in readings]
-    rows = [Row(reading, read_status(tree(processes, reading.process.pid) if options.cumulative
-                                     else [reading.process.pid], 'VmHWM')
-                * bool(reading.process.pid))
-            for reading in readings]
-    lines = format_table(sorted(rows, key=rank, reverse=True), options, columns)
+    peaks = [(reading, read_status(tree(processes, reading.process.pid) if options.cumulative
+                                   else [reading.process.pid], 'VmHWM')
+              * bool(reading.process.pid)) for reading in readings]
+    lines = format_table(peaks, options, columns)
     known = [reading.process for reading in readings]
     lines += [explain_unmatched(limit, known) for limit in find_unmatched(options.limits, known)]
     lines += tiny_limits(options)
     if monitor.hidden:
         lines.append(one_line(f'cannot measure {", ".join(monitor.hidden)}: {HIDDEN}'))
-    rows = [row for row in rows if row.reading.memory and row.reading.process not in memmons]
-    lines += filter(None, (explain_tree(processes, row.reading, options) for row in rows))
+    others = [reading for reading in readings
+              if reading.memory and reading.process not in memmons]
+    lines += filter(None, (explain_tree(processes, reading, options) for reading in others))
     if file:
         lines.append(f'supervisord: {show_url(server.url)}, from {file}')
     if not (options.limits or options.total):
-        lines += propose_limits(processes, rows, options)
+        lines += propose_limits(processes, others, options)
     total = monitor.total.reading
     if total:
         lines.append(f'total: {describe_use_of_limit(total)}, {total.share or 0:.0%}')
@@ -3258,17 +3258,6 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
         lines.append(line)
     is_any_over = any(reading.level for reading in [*readings, *([total] if total else [])])
     return lines, 2 if monitor.hidden or not is_ticking else int(is_any_over)
-
-
-class Row(NamedTuple):
-    """A reading with the highest RSS so far, in bytes."""
-
-    reading: Reading
-    peak: int  # 0: not known
-
-    @property
-    def shown_peak(self) -> int:
-        return max(self.peak, self.reading.rss or 0, self.reading.memory or 0)
 
 
 def explain_tree(processes: Processes, reading: Reading, options: Options) -> str:
@@ -3288,17 +3277,17 @@ def explain_tree(processes: Processes, reading: Reading, options: Options) -> st
 LEAST_PROPOSED = 32 * MB
 
 
-def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) -> list[str]:
+def propose_limits(processes: Processes, readings: Sequence[Reading], options: Options
+                   ) -> list[str]:
     """Return a paragraph with a limit for each program: half as much again as its peak."""
     with_trees = options.cumulative or any(
-        look_below(processes, row.reading.process) for row in rows)
+        look_below(processes, reading.process) for reading in readings)
     kind = options.kind
     if with_trees and kind == 'rss':
         with contextlib.suppress(ValueError):
             kind = parse_measure('private')
     needs: dict[tuple[str, str], float] = {}  # bytes, by program and group
-    for row in rows:
-        process = row.reading.process
+    for process in (reading.process for reading in readings):
         key = program_of(process), process.group
         pids = tree(processes, process.pid) if with_trees else [process.pid]
         rss = measure_rss(processes, pids)
@@ -3320,7 +3309,7 @@ def propose_limits(processes: Processes, rows: Sequence[Row], options: Options) 
         if len(lines[-1]) + len(word) > 96 and lines[-1].strip():
             lines.append('      ')
         lines[-1] += f'{word} '
-    ages = [row.reading.uptime for row in rows if row.reading.uptime is not None]
+    ages = [reading.uptime for reading in readings if reading.uptime is not None]
     return ['', 'Limits of half as much again as the peaks, ready to paste behind command=:', '',
             *(line.rstrip() for line in lines), '',
             f'The youngest process has been up for {format_duration(min(ages, default=0))}: peaks '
@@ -3343,50 +3332,42 @@ def round_up(size: float) -> str:
     return f'{round(math.ceil(round(size / step, 6)) * step, 1):.10g}{unit}'
 
 
-def rank(row: Row) -> tuple[float, int]:
-    """Return what to sort by: the share of the limit, and the memory."""
-    share, memory = row.reading.share, row.reading.memory
-    return (-1 if share is None else share, -1 if memory is None else memory)
+def table_cells(reading: Reading, peak: int) -> list[str]:
+    """Return the cells of a process in the table of --check; peak: 0 if it is not known."""
+    process, memory = reading.process, reading.memory
+    peak = max(peak, reading.rss or 0, memory or 0)
+    return [
+        process.namespec,
+        str(process.pid or '-'),
+        process.statename if not process.pid
+        else 'unknown' if reading.uptime is None else format_duration(reading.uptime),
+        format_size(memory) if memory is not None else 'unknown' if process.pid else '-',
+        format_size(peak) if peak else '-',
+        describe_sizes(reading),
+        reading.limit.given or 'no option',
+        '-' if reading.share is None else f'{reading.share:.0%}',
+    ]
 
 
-class Column(NamedTuple):
-    """A column of the table."""
+def format_table(peaks: Sequence[tuple[Reading, int]], options: Options, columns: int
+                 ) -> list[str]:
+    """Return the lines of a table, what uses most of its limit first, then by memory.
 
-    head: str
-    align: str  # < or >
-    cell: Callable[[Row], str]
-    needs_limits: bool = False
-
-
-def format_table(rows: Sequence[Row], options: Options, columns: int) -> list[str]:
-    """Return the lines of a table; its last column is a bar as long as there is room."""
-    shown = [column for column in COLUMNS if options.limits or not column.needs_limits]
-    table = [[options.kind.upper() if column.head == 'RSS' else column.head
-              for column in shown],
-             *([one_line(column.cell(row)) for column in shown] for row in rows)]
-    widths = [max(map(len, cells)) for cells in zip(*table)]
-    lines = ['  '.join(f'{cell:{column.align}{width}}' for cell, column, width
-                       in zip(cells, shown, widths)) for cells in table]
+    peaks: each with its highest RSS so far, in bytes. With limits, the last column is a bar as
+    long as there is room.
+    """
+    rows = sorted(peaks, reverse=True, key=lambda row: [
+        -1 if value is None else value for value in (row[0].share, row[0].memory)])
+    heads = ['PROCESS', 'PID', 'UPTIME', options.kind.upper(), 'PEAK', 'LIMIT', 'SET BY', 'USED']
+    table = [heads, *([one_line(cell) for cell in table_cells(*row)] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*table)][:None if options.limits else 5]
+    lines = ['  '.join(cell.ljust(width) if head in ('PROCESS', 'SET BY') else cell.rjust(width)
+                       for head, cell, width in zip(heads, cells, widths)) for cells in table]
     if options.limits:
         room = max(0, columns - len(lines[0]) - 2)
-        bars = ['#' * int(min(row.reading.share or 0, 1) * room) for row in rows]
+        bars = ['#' * int(min(reading.share or 0, 1) * room) for reading, _ in rows]
         lines = [f'{line}  {bar}' for line, bar in zip(lines, ['', *bars])]
     return [line.rstrip() for line in lines]
-
-
-COLUMNS = (
-    Column('PROCESS', '<', lambda row: row.reading.process.namespec),
-    Column('PID', '>', lambda row: str(row.reading.process.pid or '-')),
-    Column('UPTIME', '>', lambda row: row.reading.process.statename if not row.reading.process.pid
-           else 'unknown' if row.reading.uptime is None else format_duration(row.reading.uptime)),
-    Column('RSS', '>', lambda row: format_size(row.reading.memory)
-           if row.reading.memory is not None else 'unknown' if row.reading.process.pid else '-'),
-    Column('PEAK', '>', lambda row: format_size(row.shown_peak) if row.shown_peak else '-'),
-    Column('LIMIT', '>', lambda row: describe_sizes(row.reading), True),
-    Column('SET BY', '<', lambda row: row.reading.limit.given or 'no option', True),
-    Column('USED', '>', lambda row: '-' if row.reading.share is None
-           else f'{row.reading.share:.0%}', True),
-)
 
 
 # Main: arguments to exit status.

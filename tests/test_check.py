@@ -10,7 +10,7 @@ import shlex
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence, Tuple
 
 import pytest
 from fake_server import StartFakeServer, edit, forward, raw, reply
@@ -21,7 +21,7 @@ from supervisor.options import ServerOptions
 from supervisor.states import ProcessStates
 
 import memmon
-from memmon import MB, Options, Process, Reading, Row
+from memmon import MB, Options, Process, Reading
 
 
 def check(supervisord: Supervisord, *args: str, **env: str) -> Done:
@@ -150,11 +150,14 @@ def process(namespec: str, pid: int, **fields: Any) -> Process:
     return row._replace(**fields)
 
 
+Row = Tuple[Reading, int]  # with its peak
+
+
 def row(namespec: str, pid: int, rss_mb: float | None, peak_mb: float = 0, **fields: Any) -> Row:
     rss = None if rss_mb is None else int(rss_mb * MB)
     reading = Reading(process(namespec, pid), memmon.NO_LIMIT, math.inf, math.inf, rss, rss,
                       rss, memmon.MEASURES['rss'], 1100)
-    return Row(reading._replace(**fields), int(peak_mb * MB))
+    return reading._replace(**fields), int(peak_mb * MB)
 
 
 def options(*args: str) -> Options:
@@ -165,15 +168,16 @@ def propose(monkeypatch: pytest.MonkeyPatch, rows: Sequence[Row], *args: str,
             parents: Mapping[int, int] | None = None, sizes: Mapping[int, float] | None = None,
             exact: Mapping[int, float] | None = None) -> list[str]:
     """Return the words of the proposal for rows; exact has the MB of what smaps_rollup tells."""
-    table = Table({**{row.reading.process.pid: (row.reading.rss or 0) / MB for row in rows},
+    readings = [reading for reading, _ in rows]
+    table = Table({**{reading.process.pid: (reading.rss or 0) / MB for reading in readings},
                    **(sizes or {})}, parents or {})
-    peaks = {row.reading.process.pid: row.peak for row in rows}
+    peaks = {reading.process.pid: peak for reading, peak in rows}
     monkeypatch.setattr(memmon, 'read_status', lambda pids, _: sum(
         peaks.get(pid) or table.rss(pid) or 0 for pid in pids))
     real = memmon.read_rollup
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: int(
         (exact or {})[pid] * MB) if pid >= ABSENT else real(pid, fields))
-    lines = memmon.propose_limits(table, rows, options(*args))
+    lines = memmon.propose_limits(table, readings, options(*args))
     return shlex.split(' '.join(lines[3:-3]))
 
 
@@ -188,7 +192,7 @@ def test_proposal_is_half_as_much_again_as_the_peak(monkeypatch: pytest.MonkeyPa
 
 
 def test_nothing_is_proposed_where_nothing_runs() -> None:
-    assert memmon.propose_limits(Table({}, {}), [row('web', 0, None)], options()) == []
+    assert memmon.propose_limits(Table({}, {}), [row('web', 0, None)[0]], options()) == []
 
 
 def test_proposal_names_the_group_where_two_have_a_program_of_one_name(
@@ -228,8 +232,8 @@ def test_proposal_for_a_thousand_programs_is_wrapped_as_supervisord_conf_takes_i
         monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rows = [row(f'program%{i:03d}x', ABSENT + i, 100) for i in range(1000)]
     words = propose(monkeypatch, rows)
-    lines = memmon.propose_limits(Table({ABSENT + i: 100 for i in range(1000)}, {}), rows,
-                                  options())[3:-3]
+    lines = memmon.propose_limits(Table({ABSENT + i: 100 for i in range(1000)}, {}),
+                                  [reading for reading, _ in rows], options())[3:-3]
     assert len(lines) > 100 and max(map(len, lines)) <= 100
     assert all(line.startswith('      -p ') for line in lines[1:])
     conf = tmp_path / 'supervisord.conf'
@@ -260,7 +264,7 @@ def test_peak_is_never_below_what_is_used(peak: float, rss: float | None, memory
 def test_processes_that_share_memory_are_named_with_c(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table({A: 100, B: 100, C: 100}, {B: A, C: A})
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: 40 * MB)
-    shared = row('web', A, 300).reading
+    shared, _ = row('web', A, 300)
     assert memmon.explain_tree(table, shared, options('-c')) == (
         'web:web shares memory among its 3 processes: with -k private, 120MB counts')
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: 80 * MB)
