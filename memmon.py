@@ -3408,13 +3408,6 @@ def write_stdout(text: str) -> None:
         raise UsageError(f'cannot write to stdout: {error.strerror}') from None
 
 
-def write_stderr(line: str) -> None:
-    """Write a line to stderr, if there is one."""
-    with contextlib.suppress(OSError), \
-            open(2, 'w', errors='backslashreplace', closefd=False) as stderr:
-        stderr.write(f'memmon: {one_line(line)}\n')
-
-
 def main() -> int:
     """Run memmon.
 
@@ -3422,30 +3415,25 @@ def main() -> int:
     memmon cannot start; see check.
     """
     open_standard_streams()
-    try:
-        return run_memmon(parse_args(sys.argv[1:]))
-    except UsageError as error:
-        write_stderr(str(error))
-        return 2
-    except HeaderError as error:
-        write_stderr(str(error))
-        return 1
-
-
-def run_memmon(options: Options) -> int:
-    """Do what the options ask for; return the exit status. Raises UsageError, HeaderError."""
     status = 0
-    if options.help:
-        write_stdout(format_help())
-    elif options.version:
-        write_stdout(f'memmon {__version__}\n')
-    elif options.check:
-        lines, status = check(options, shutil.get_terminal_size().columns)
-        write_stdout('\n'.join(map(printable, lines)) + '\n')
-    else:
-        server = find_server(os.environ)
-        set_up_logging(options.verbose)
-        listen(options, server)
+    try:
+        options = parse_args(sys.argv[1:])
+        if options.help:
+            write_stdout(format_help())
+        elif options.version:
+            write_stdout(f'memmon {__version__}\n')
+        elif options.check:
+            lines, status = check(options, shutil.get_terminal_size().columns)
+            write_stdout('\n'.join(map(printable, lines)) + '\n')
+        else:
+            server = find_server(os.environ)
+            set_up_logging(options.verbose)
+            listen(options, server)
+    except (UsageError, HeaderError) as error:
+        with contextlib.suppress(OSError), \
+                open(2, 'w', errors='backslashreplace', closefd=False) as stderr:
+            stderr.write(f'memmon: {one_line(error)}\n')
+        status = 2 if isinstance(error, UsageError) else 1
     return status
 
 
