@@ -1024,18 +1024,21 @@ def is_alive(pid: int) -> bool:
 # Decide: which limit applies to a process, what is known of it, and what follows.
 
 class Reading(NamedTuple):
-    """One measurement of a process, or of all processes together, with the limit for it."""
+    """One measurement of a process, or of all processes together, with the limit for it.
 
-    process: Process       # ALL for the total
+    Without the fields that have a default it says what is to be measured.
+    """
+
+    process: Process              # ALL for the total
     limit: Limit
-    soft: float            # bytes, as are the next four; inf: no limit
+    soft: float                   # bytes, as is hard; inf: no limit
     hard: float
-    rss: Optional[int]     # None: not known
-    bound: Optional[int]   # what the memory cannot exceed
-    memory: Optional[int]  # what counts
-    measure: Measure       # what that is
-    at: int                # when it was taken, in seconds since the epoch
-    is_exact: bool = True   # else the memory is the bound
+    measure: Measure              # what counts
+    rss: Optional[int] = None     # bytes, as are the next two; None: not known
+    bound: Optional[int] = None   # what the memory cannot exceed
+    memory: Optional[int] = None  # what counts
+    at: int = 0                   # when it was taken, in seconds since the epoch
+    is_exact: bool = True         # else the memory is the bound
     unread: Tuple[int, ...] = ()  # pids of which the bound had to do
 
     @property
@@ -1076,40 +1079,32 @@ def sizes_of(limit: Limit, machine: int) -> tuple[float, float]:
     return min(soft, hard), hard
 
 
-def measure_of(options: Options) -> Measure:
-    """Return what of a process is compared with its own limit."""
-    measure = MEASURES[options.kind]
-    return measure if not options.cumulative else measure._replace(
-        name=f'{measure.name} with descendants', with_tree=True)
-
-
-def take_reading(processes: Processes, process: Process, limit: Limit,
-                 sizes: tuple[float, float], measure: Measure, exactly: bool, now: int = 0
-                 ) -> Reading:
+def take_reading(processes: Processes, of: Reading, exactly: bool, now: int = 0) -> Reading:
     """Measure a process: exactly as its limit counts, or by what that cannot exceed.
 
-    now: seconds since the epoch, if the caller knows them: to ask costs as much as to judge.
+    of: another reading of it. now: seconds since the epoch, if the caller knows them: to ask costs
+    as much as to judge.
     """
-    pids = tree(processes, process.pid) if measure.with_tree else (process.pid,)
+    measure, pid = of.measure, of.process.pid
+    pids = tree(processes, pid) if measure.with_tree else (pid,)
     rss = bound = memory = (measure_rss(processes, pids) if measure.with_tree
-                            else processes.rss(process.pid))  # a call less for most
+                            else processes.rss(pid))  # a call less for most
     unread: tuple[int, ...] = ()
     if measure.fields and rss is not None:
         if 'SwapPss' in measure.fields and has_swap():
             bound = memory = rss + read_status(pids, 'VmSwap')
         if exactly:
             memory, unread = measure_exactly(processes, pids, measure)
-    return Reading(process, limit, sizes[0], sizes[1], rss, bound, memory, measure,
+    return Reading(of.process, of.limit, of.soft, of.hard, measure, rss, bound, memory,
                    now or int(time.time()), exactly or not measure.fields, unread)
 
 
-def add_up(readings: Sequence[Reading], limit: Limit, sizes: tuple[float, float],
-           measure: Measure) -> Reading:
-    """Return the reading of all processes together."""
-    return Reading(ALL, limit, *sizes, sum(reading.rss or 0 for reading in readings),
-                   sum(reading.bound or 0 for reading in readings),
-                   sum(reading.memory or 0 for reading in readings), measure, 0,
-                   all(reading.is_exact for reading in readings))
+def add_up(of: Reading, readings: Sequence[Reading]) -> Reading:
+    """Return the reading of all processes together; of: another one."""
+    return of._replace(rss=sum(reading.rss or 0 for reading in readings),
+                       bound=sum(reading.bound or 0 for reading in readings),
+                       memory=sum(reading.memory or 0 for reading in readings),
+                       is_exact=all(reading.is_exact for reading in readings))
 
 
 class Course:
@@ -1198,7 +1193,7 @@ class History:
 
     def __init__(self, process: Process) -> None:
         self.limit = NO_LIMIT
-        self.sizes = (math.inf, math.inf)     # bytes, soft and hard
+        self.blank = Reading(process, NO_LIMIT, math.inf, math.inf, MEASURES['rss'])  # to be taken
         self.pool: tuple[str, ...] = ()
         self.is_blocked = False               # its pool is being restarted, or has lost one
         self.seen_at = 0.0                    # when it was measured last, as are all times below:
@@ -1851,18 +1846,17 @@ class Job:
 
     def look_again(self) -> None:
         """Measure once more. Raises Done unless a restart is still due."""
-        old, total, options = self.reading, self.total, self.site.options
+        total, options = self.total, self.site.options
         seen = self.site.server.process(self.old.namespec)
         processes, children = find_children(self.site.supervisord_pid)
         if seen.run != self.old.run or seen.state not in UP_STATES or seen.pid not in children:
             raise Done('not restarted', f'it is now {seen.statename}'
                        + f' as pid {seen.pid}' * bool(seen.pid))
-        reading = take_reading(processes, seen, old.limit, (old.soft, old.hard), old.measure, True)
+        reading = take_reading(processes, self.reading._replace(process=seen), True)
         if total:
-            sizes = total.soft, total.hard
-            total = add_up([take_reading(processes, ALL._replace(pid=pid), total.limit, sizes,
-                                         total.measure, True) for pid in children],
-                           total.limit, sizes, total.measure)
+            total = add_up(total, [
+                take_reading(processes, total._replace(process=ALL._replace(pid=pid)), True)
+                for pid in children])
         self.history.is_blocked = False  # its pool is busy with this very job
         verdict = judge(reading, self.history, options, time.monotonic(), total)
         excess = min(self.total_memory, total.memory or 0) - total.soft if total else 0
@@ -2009,8 +2003,7 @@ class Job:
         with contextlib.suppress(MeasureError, OSError):
             if seen.pid:
                 processes, _ = find_children(self.site.supervisord_pid)
-                new = take_reading(processes, seen, old.limit, (old.soft, old.hard), old.measure,
-                                   True)
+                new = take_reading(processes, old._replace(process=seen), True)
                 text += f', {describe_use(old)} -> {format_size(new.memory or 0)}'
         recent = len(self.history.restarts_within(3600, time.monotonic()))
         if recent:
@@ -2353,7 +2346,9 @@ class Monitor:
         self.uses_percent = any(limit.soft.percent or limit.hard.percent
                                 for limit in options.all_limits)
         self.counts_always = bool(options.metrics or options.warn)
-        self.measure = measure_of(options)
+        measure = MEASURES[options.kind]
+        self.measure = measure if not options.cumulative else measure._replace(
+            name=f'{measure.name} with descendants', with_tree=True)
 
     @property
     def hidden(self) -> list[str]:
@@ -2377,8 +2372,7 @@ class Monitor:
         options, clock = self.options, int(time.time())
         deadline = math.inf if everything else time.monotonic() + DEAR_SECS
         histories = self.running if everything or options.metrics else self.limited
-        readings = [take_reading(processes, history.process, history.limit, history.sizes,
-                                 self.measure, False, clock) for history in histories]
+        readings = [take_reading(processes, history.blank, False, clock) for history in histories]
         if self.measure.fields:
             last = {history.process.pid: history.reading for history in histories}
             self.read_exactly(processes, readings, last, everything, deadline)
@@ -2409,9 +2403,7 @@ class Monitor:
                 readings[place] = reading._replace(memory=known.get(reading.process.pid),
                                                    is_exact=True)
                 continue
-            readings[place] = exact = take_reading(
-                processes, reading.process, reading.limit, (reading.soft, reading.hard),
-                reading.measure, True)
+            readings[place] = exact = take_reading(processes, reading, True)
             if exact.unread:
                 say_once(self.said, 'unread', logging.WARNING,
                          f'the {exact.measure.name} of {exact.process.namespec} cannot be read '
@@ -2420,17 +2412,18 @@ class Monitor:
     def look_at_total(self, processes: Processes, children: Iterable[int], limit: Limit,
                       now: float, everything: bool, deadline: float) -> None:
         """Measure all processes together, and each as it counts for that."""
-        sizes, total = sizes_of(limit, self.machine), self.total
-        measure = TOTAL_MEASURES[self.options.kind]
+        total = self.total
+        blank = Reading(ALL, limit, *sizes_of(limit, self.machine),
+                        TOTAL_MEASURES[self.options.kind])
         by_pid = {history.process.pid: history for history in self.running}
-        readings = [take_reading(processes, by_pid[pid].process if pid in by_pid
-                                 else ALL._replace(pid=pid), limit, sizes, measure, False)
-                    for pid in children]
-        whole = add_up(readings, limit, sizes, measure)
+        readings = [take_reading(processes, blank._replace(
+            process=by_pid[pid].process if pid in by_pid else ALL._replace(pid=pid)), False)
+            for pid in children]
+        whole = add_up(blank, readings)
         if whole.level or everything or self.counts_always:
             last = {pid: history.part for pid, history in by_pid.items()}
             self.read_exactly(processes, readings, last, True, deadline)
-            whole = add_up(readings, limit, sizes, measure)._replace(is_exact=True)
+            whole = add_up(blank, readings)._replace(is_exact=True)
         secs = now - total.seen_at
         total.note(whole, now)
         self.total_rate = 0.0  # of all that grow: one that ends makes the others no slower
@@ -2461,8 +2454,9 @@ class Monitor:
         """Find out what the limits come to: a container can be resized."""
         self.machine = read_machine_memory() if self.uses_percent else 0
         for history in self.histories.values():
-            history.sizes = sizes_of(history.limit, self.machine)
-        self.limited = [history for history in self.running if history.sizes[0] != math.inf]
+            history.blank = Reading(history.process, history.limit,
+                                    *sizes_of(history.limit, self.machine), self.measure)
+        self.limited = [history for history in self.running if history.blank.soft != math.inf]
 
     def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:
         """Ask supervisord which of its children is which process, and find their limits.
@@ -3027,23 +3021,16 @@ class Metric(NamedTuple):
     is_counter: bool = False
 
 
-def memory_of(history: History) -> float | None:
-    reading = history.reading
-    return reading.memory if reading and history.process.pid and reading.soft != math.inf else None
-
-
-def rss_of(history: History) -> float | None:
-    return history.reading.rss if history.reading and history.process.pid else None
-
-
 MEASURE_METRICS = (
     Metric('memmon_process_memory_bytes', 'Memory of a process, as it is compared with its limit.',
-           memory_of),
+           lambda history: history.reading.memory
+           if history.reading and history.reading.soft != math.inf else None),
 )
 PROCESS_METRICS = (
-    Metric('memmon_process_rss_bytes', 'Resident set size of a process.', rss_of),
+    Metric('memmon_process_rss_bytes', 'Resident set size of a process.',
+           lambda history: history.reading.rss if history.reading else None),
     Metric('memmon_process_limit_bytes', 'Soft memory limit of a process.',
-           lambda history: None if history.sizes[0] == math.inf else history.sizes[0]),
+           lambda history: None if history.blank.soft == math.inf else history.blank.soft),
     Metric('memmon_process_restarts', 'Restarts of a process by memmon.',
            lambda history: history.restarts_total, True),
     Metric('memmon_process_restart_failures', 'Failed stops and starts of a process.',
@@ -3226,10 +3213,9 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
         processes, _ = find_children(monitor.supervisord_pid)
     except (Fault, SupervisordError, MeasureError, OSError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
-    readings = [measured.get(namespec) or Reading(  # what is not hidden has just ended
-        history.process._replace(pid=history.process.pid * history.is_hidden), history.limit,
-        *history.sizes, None, None, None, monitor.measure, history.process.now)
-        for namespec, history in monitor.histories.items()]
+    readings = [measured.get(namespec) or history.blank._replace(  # it is hidden or has just ended
+        process=history.process._replace(pid=history.process.pid * history.is_hidden),
+        at=history.process.now) for namespec, history in monitor.histories.items()]
     memmons = {reading.process for reading in readings if is_memmon(reading.process)}
     readings = [reading._replace(limit=NO_LIMIT, soft=math.inf, hard=math.inf)
                 if reading.process in memmons else reading for reading in readings]

@@ -258,7 +258,7 @@ def test_environment_of_a_command_is_complete_and_without_the_password(
 
 def reading_of(name: str) -> memmon.Reading:
     process = memmon.Process(name, name, 1, 0, 0, 0, 20, 'RUNNING', '', 0)
-    return memmon.Reading(process, memmon.NO_LIMIT, 0, 0, 1, 1, 1, memmon.MEASURES['rss'], 5)
+    return memmon.Reading(process, memmon.NO_LIMIT, 0, 0, memmon.MEASURES['rss'], 1, 1, 1, 5)
 
 
 @pytest.mark.parametrize('name', ['two words', "it's", '"', '$(touch pwned)', '`touch pwned`',

@@ -42,7 +42,7 @@ def test_page_is_clean_for_mandoc() -> None:
 
 
 def test_page_names_each_variable_of_the_commands() -> None:
-    reading = memmon.Reading(memmon.ALL, memmon.NO_LIMIT, 1, 1, 1, 1, 1, memmon.MEASURES['rss'], 1)
+    reading = memmon.Reading(memmon.ALL, memmon.NO_LIMIT, 1, 1, memmon.MEASURES['rss'], 1, 1, 1)
     source = (DOCS / 'memmon.rst').read_text(encoding='utf-8')
     names = memmon.variables('after', memmon.Report('restarted', '', reading))
     assert [name for name in names if f'``{name}``' not in source] == []

@@ -484,7 +484,6 @@ class World:
         for pid, name in enumerate(programs, 1):
             made = History(process(name, pid=pid, start=0))
             made.limit = memmon.find_limit(made.process, self.options.limits)
-            made.sizes = memmon.sizes_of(made.limit, 8 * GB)
             made.pool = (name,)
             monitor.histories[name] = made
         monitor.running = list(monitor.histories.values())
@@ -503,8 +502,8 @@ class World:
     def measure(self, made: History, limit: memmon.Limit) -> Reading:
         uptime = self.now - made.process.start
         size = int(self.programs[made.process.name](uptime) * MB)
-        return Reading(made.process, limit, *memmon.sizes_of(limit, 8 * GB), size, size, size,
-                       memmon.MEASURES['rss'], int(self.now))
+        return Reading(made.process, limit, *memmon.sizes_of(limit, 8 * GB),
+                       memmon.MEASURES['rss'], size, size, size, int(self.now))
 
     def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
         self.looks += 1
@@ -516,7 +515,7 @@ class World:
             parts = {made.process.pid: self.measure(made, total) for made in monitor.running}
             monkey = pytest.MonkeyPatch()
             with monkey.context() as patch:
-                patch.setattr(memmon, 'take_reading', lambda _, one, *rest: parts[one.pid])
+                patch.setattr(memmon, 'take_reading', lambda _, of, *rest: parts[of.process.pid])
                 monitor.look_at_total(memmon.PROC_FILES, parts, total, now, False, math.inf)
         return pairs
 

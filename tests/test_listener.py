@@ -360,10 +360,9 @@ def growing(args: str, interval: int, memory: int, rate: float) -> memmon.Listen
     limit = listener.options.limits[0]
     process = memmon.Process('a', 'a', 7, 1000, 0, 1000, 20, 'RUNNING', '', 0)
     history = memmon.History(process)
-    sizes = memmon.sizes_of(limit, 1 << 40)
-    history.reading = memmon.Reading(process, limit, *sizes, memory, memory, memory,
-                                     memmon.MEASURES['rss'], 1099)
-    history.limit, history.sizes, history.rate = limit, sizes, rate
+    history.reading = memmon.Reading(process, limit, *memmon.sizes_of(limit, 1 << 40),
+                                     memmon.MEASURES['rss'], memory, memory, memory, 1099)
+    history.rate = rate
     listener.monitor.limited = [history]
     listener.interval, listener.last_tick = interval, 1000.0
     return listener
@@ -475,8 +474,8 @@ def test_look_at_the_total_before_the_next_tick(args: str, memory: int, rate: fl
     total = listener.options.total
     assert total
     listener.monitor.total.reading = memmon.Reading(
-        memmon.ALL, total, *memmon.sizes_of(total, 1 << 40), memory * MB, memory * MB, memory * MB,
-        memmon.MEASURES['pss'], 0)
+        memmon.ALL, total, *memmon.sizes_of(total, 1 << 40), memmon.MEASURES['pss'], memory * MB,
+        memory * MB, memory * MB)
     listener.monitor.total_rate = rate * MB
     listener.interval, listener.last_tick = 60, 1000.0
     listener.plan_look(1000.0, took)

@@ -47,10 +47,10 @@ def add(monitor: Monitor, namespec: str, pid: int, option: str = '', rss_mb: flo
     history = monitor.histories[namespec] = memmon.History(process)
     history.limit = next((limit for limit in monitor.options.limits if limit.given == option),
                          memmon.NO_LIMIT)
-    history.sizes = memmon.sizes_of(history.limit, 0)
     rss, memory = [None if mb is None else int(mb * MB) for mb in (rss_mb, memory_mb)]
-    history.reading = Reading(process, history.limit, *history.sizes, rss, rss, memory,
-                              memmon.MEASURES['pss'], 1100)
+    history.blank = Reading(process, history.limit, *memmon.sizes_of(history.limit, 0),
+                            memmon.MEASURES['pss'])
+    history.reading = history.blank._replace(rss=rss, bound=rss, memory=memory, at=1100)
     return history
 
 
@@ -88,7 +88,8 @@ def test_series_of_a_process(monitor: Monitor) -> None:
 def test_memory_is_there_where_it_is_compared(option: str, pid: int, memory: float | None,
                                               rss: float | None, limit: float | None,
                                               monitor: Monitor) -> None:
-    add(monitor, 'a:a', pid, option)
+    made = add(monitor, 'a:a', 5, option)
+    made.show(made.process._replace(pid=pid))
     samples = write(monitor)
     assert [samples.get((name, 'a')) for name in ('memory_bytes', 'rss_bytes', 'limit_bytes')] == [
         memory, rss, limit]
@@ -165,8 +166,8 @@ def test_duration_is_that_of_the_tick_before_with_its_writing(monitor: Monitor) 
 def test_total_is_there_where_it_has_a_limit(monitor: Monitor) -> None:
     limit = monitor.options.total
     assert limit
-    monitor.total.reading = Reading(memmon.ALL, limit, 2 ** 30, math.inf, 300, 300, 200,
-                                    memmon.MEASURES['pss'], 0)
+    monitor.total.reading = Reading(memmon.ALL, limit, 2 ** 30, math.inf, memmon.MEASURES['pss'],
+                                    300, 300, 200)
     samples = write(monitor)
     assert (samples['total_bytes', ''], samples['total_limit_bytes', '']) == (200, 2 ** 30)
     monitor.total.reading = None

@@ -8,7 +8,8 @@ import logging
 import math
 import os
 import re
-from typing import Any, Dict, Sequence
+import sys
+from typing import Any, Dict, NoReturn, Sequence
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ PROCESS = process('shop:web', pid=17)
 AGELESS = PROCESS._replace(start=memmon.LAST_SECOND)
 BIG = reading(270.6 * MB, process=PROCESS, at=1000 + 3725)
 PAIR = reading(350 * MB, '-a 200MB..300MB', process=PROCESS)
-TREE = BIG._replace(measure=memmon.measure_of(memmon.parse_args(['-c', '-a', '1MB'])))
+TREE = BIG._replace(measure=memmon.Monitor(options('-c -a 1MB'), memmon.Server('')).measure)
 PART = reading(700 * MB, '-t 1GB..2GB', process=PROCESS, measure=memmon.MEASURES['pss'])
 TOTAL = reading(1.5 * GB, '-t 1GB..2GB', process=memmon.ALL, measure=memmon.MEASURES['pss'])
 COURSE = '▃█  100MB -> 270.6MB in 1:00:00, peak 271MB'
@@ -428,9 +429,13 @@ def test_traceback_in_the_log_is_one_line(raw: str) -> None:
 @pytest.mark.parametrize('raw', RAW, ids=ascii)
 def test_stderr_and_stdout_have_no_raw_character(raw: str, monkeypatch: pytest.MonkeyPatch,
                                                  capfd: pytest.CaptureFixture[str]) -> None:
-    memmon.write_stderr(f'x{raw}y')
+    def fail(arguments: object) -> NoReturn:
+        raise memmon.UsageError(f'x{raw}y')
+    monkeypatch.setattr(sys, 'argv', ['memmon', '--check'])
     monkeypatch.setattr(memmon, 'check', lambda *args: ([f'x{raw}y', 'z'], 1))
-    assert memmon.run_memmon(options('--check')) == 1
+    assert memmon.main() == 1
+    monkeypatch.setattr(memmon, 'parse_args', fail)
+    assert memmon.main() == 2
     out, err = capfd.readouterr()
     assert out.endswith('y\nz\n') and err.endswith('y\n') and err.startswith('memmon: x')
     for text in (out[:-3], err[:-1]):

@@ -661,7 +661,7 @@ def job(namespec: str, *pool: str, **fields: Any) -> memmon.Job:
     process = OLD._replace(group=group, name=name)
     history = memmon.History(process)
     history.pool = pool or (group,)
-    reading = memmon.Reading(process, memmon.NO_LIMIT, 1, 2, 3, 3, 3, memmon.MEASURES['rss'], 5)
+    reading = memmon.Reading(process, memmon.NO_LIMIT, 1, 2, memmon.MEASURES['rss'], 3, 3, 3, 5)
     made = memmon.Job(history, reading, None)
     for field, value in {'config': {}, 'up_secs': 1, **fields}.items():
         setattr(made, field, value)
