@@ -1431,16 +1431,9 @@ def covers(limit: Limit, process: Process) -> bool:
 
 def find_limit(process: Process, limits: Sequence[Limit]) -> Limit:
     """Return the limit that applies to a process: the most specific, then the first given."""
-    for option in LIMIT_OPTIONS:
-        rivals = [limit for limit in limits if limit.option == option]
-        for names in candidate_names(process, option) if rivals else ():
-            exact = [limit for limit in rivals if limit.pattern in names]
-            if exact:
-                return exact[0]
-        for limit in rivals:
-            if covers(limit, process):
-                return limit
-    return NO_LIMIT
+    return min((limit for limit in limits if covers(limit, process)), default=NO_LIMIT,
+               key=lambda limit: (LIMIT_OPTIONS.index(limit.option), [
+                   limit.pattern not in names for names in candidate_names(process, limit.option)]))
 
 
 def find_unmatched(limits: Sequence[Limit], processes: Sequence[Process]) -> list[Limit]:
