@@ -2609,7 +2609,13 @@ def explain_verdict(event: str, history: History, reading: Reading, total: Readi
     return cause
 
 
-NO_TICK_INFO_SECS, NO_TICK_WARNING_SECS = 120, 3660
+# What is said if no event comes, and after how many seconds: with TICK_3600 it takes an hour.
+NO_EVENT = (
+    (120, logging.INFO, 'no TICK yet: normal with TICK_3600, else check that the section is an '
+     '[eventlistener:x]'),
+    (3660, logging.WARNING, 'no TICK for an hour: check that the section is an [eventlistener:x] '
+     'with events=TICK_60'),
+)
 # Between two looks there are at least so many seconds, and so many times the CPU time of the last
 # look; half of both where the total grows, since at its limit the kernel may kill.
 LOOK_SECS = 1
@@ -2631,7 +2637,8 @@ class Listener:
         self.blind_ticks = 0                  # in a row
         self.interval = 0                     # seconds between two ticks; 0: none has come
         self.last_tick = time.monotonic()
-        self.look_at: float | None = None     # when to look before the next tick
+        self.look_at = math.inf               # when to look before the next tick
+        self.no_event = list(NO_EVENT)        # what is left to be said of that
         self.blocked_pools: set[tuple[str, ...]] = set()
 
     def serve(self, stdin: TextIO, stdout: TextIO) -> None:
@@ -2642,6 +2649,7 @@ class Listener:
             event = read_event(stdin)
             if event is None:
                 break
+            self.no_event = []
             if re.fullmatch('TICK_[0-9]+', event):
                 self.interval = int(event[len('TICK_'):])
                 self.last_tick = time.monotonic()
@@ -2670,35 +2678,23 @@ class Listener:
             if stdin in ready:
                 return
             now = time.monotonic()
-            if self.look_at is not None and now >= self.look_at:
-                self.look_at = None
+            if now >= self.look_at:
+                self.look_at = math.inf
                 if now <= self.last_tick + 2 * self.interval and not self.monitor.needs_ps:
                     self.look(is_tick=False)
-            if not self.interval:
-                self.say_no_tick(now - self.last_tick)
+            if self.no_event and now - self.last_tick >= self.no_event[0][0]:
+                _, level, line = self.no_event.pop(0)
+                log.log(level, '%s', line)
 
     def secs_to_wait(self) -> float | None:
         """Return for how long to wait for an event; None: as long as it takes."""
         now = time.monotonic()
-        times = []
+        times = [self.look_at]
         if self.workers.queue or self.workers.deliveries:
             times.append(now + 1)  # for a place, or for a fork that succeeds
-        if self.look_at is not None:
-            times.append(self.look_at)
-        if not self.interval and 'no TICK' not in self.said:
-            times.append(self.last_tick + (NO_TICK_WARNING_SECS if 'no TICK yet' in self.said
-                                           else NO_TICK_INFO_SECS))
-        return max(0, min(times) - now) if times else None
-
-    def say_no_tick(self, secs: float) -> None:
-        """Log that no TICK has come: INFO at first, as with TICK_3600 that takes an hour."""
-        advice = 'check that the section is an [eventlistener:x]'
-        if secs >= NO_TICK_WARNING_SECS:
-            say_once(self.said, 'no TICK', logging.WARNING,
-                     f'no TICK for an hour: {advice} with events=TICK_60')
-        elif secs >= NO_TICK_INFO_SECS and 'no TICK' not in self.said:
-            say_once(self.said, 'no TICK yet', logging.INFO,
-                     f'no TICK yet: normal with TICK_3600, else {advice}')
+        if self.no_event:
+            times.append(self.last_tick + self.no_event[0][0])
+        return None if min(times) == math.inf else max(0, min(times) - now)
 
     def look(self, is_tick: bool) -> None:
         """Look at the processes, judge, and have restarted what is to be restarted."""
@@ -2874,7 +2870,7 @@ class Listener:
         """Remember what became of restarts, report it, and look in a second."""
         now = time.monotonic()
         if self.interval:  # what had to wait for a pool, or for the total, may go on
-            self.look_at = min(self.look_at or math.inf, now + LOOK_SECS)
+            self.look_at = min(self.look_at, now + LOOK_SECS)
         for job, report in steps:
             if report.event == STOPPING:
                 continue
@@ -2915,7 +2911,7 @@ class Listener:
 
         After half of the time that the growth would take, if it goes on.
         """
-        self.look_at = None
+        self.look_at = math.inf
         if not self.interval or self.monitor.needs_ps or self.options.dry_run:
             return
         left = self.last_tick + self.interval - now
@@ -2944,8 +2940,7 @@ class Listener:
                 waits.append(max(least / 2, secs) if secs < left else math.inf)
         if total and total.level == HARD and self.workers.jobs():
             waits.append(least)  # no stop under way is waited for for longer than ten seconds
-        if min(waits) < math.inf:
-            self.look_at = now + min(waits)
+        self.look_at = now + min(waits)
 
     def end(self) -> None:
         """Start what killed workers, or the listener itself, had stopped."""
