@@ -854,17 +854,6 @@ def raise_timeout(*_: object) -> NoReturn:
     raise socket.timeout('timed out')
 
 
-@contextlib.contextmanager
-def time_limit(secs: float) -> Iterator[None]:
-    """Have what is in the block end in time, however slowly a server sends its answer."""
-    signal.signal(signal.SIGALRM, raise_timeout)
-    signal.setitimer(signal.ITIMER_REAL, secs)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 class Server(NamedTuple):
     """Where supervisord listens, and its RPC interface. http://supervisord.org/api.html
 
@@ -878,13 +867,18 @@ class Server(NamedTuple):
     def call(self, method: str, *args: Any) -> Any:
         """Call a method such as supervisor.getPID, and return its answer.
 
-        Each call has a connection of its own, and 10 seconds.
+        Each call has a connection of its own, and 10 seconds, however slowly the answer comes.
         """
         environment = {'SUPERVISOR_SERVER_URL': self.url, 'SUPERVISOR_USERNAME': self.username,
                        'SUPERVISOR_PASSWORD': self.password}
+        signal.signal(signal.SIGALRM, raise_timeout)
         try:
-            with time_limit(RPC_TIMEOUT_SECS), childutils.getRPCInterface(environment) as proxy:
-                return getattr(proxy, method)(*args)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, RPC_TIMEOUT_SECS)
+                with childutils.getRPCInterface(environment) as proxy:
+                    return getattr(proxy, method)(*args)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
         except Fault as fault:
             raise refusal(fault, self.url) from None
         except Exception as error:  # anything may listen there, and answer anything
