@@ -239,11 +239,6 @@ def printable(text: str) -> str:
     return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def hide_passwords(text: str) -> str:
-    """Return a text without the user names and passwords of its URLs: rather less than too much."""
-    return re.sub('//.*@', '//', text, flags=re.S)
-
-
 # Options: the arguments in, one immutable Options or a UsageError out.
 
 class UsageError(Exception):
@@ -1606,8 +1601,9 @@ def deliver(delivery: Delivery) -> int:
         event = delivery.variables.get('MEMMON_EVENT', '')
         if event != 'before' or status != os.EX_TEMPFAIL:
             what = f'-o {event} failed' if event else '-s failed, and no mail was sent'
-            log.error('the command %s of %s: %s',
-                      one_line(repr(hide_passwords(delivery.command))), what, one_line(error))
+            # Without passwords of URLs: rather less than too much.
+            command = re.sub('//.*@', '//', delivery.command, flags=re.S)
+            log.error('the command %s of %s: %s', one_line(repr(command)), what, one_line(error))
         return status
 
 
