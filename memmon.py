@@ -2107,13 +2107,10 @@ def fork(pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
     What kills the whole process group of memmon, or all that is called memmon, leaves it alone.
     pipes: what the listener reads from. Only it may, so that a write fails when it has gone.
     """
-    gc.freeze()  # a collection would write to, and so copy, the memory that both share
-    try:
-        pid = os.fork()
-    finally:
-        gc.unfreeze()
+    pid = os.fork()
     if pid:
         return pid
+    gc.freeze()  # a collection would write to, and so copy, the memory that both share
     status = 1
     try:
         os.setsid()
