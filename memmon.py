@@ -2566,13 +2566,8 @@ def read_event(stdin: TextIO) -> str | None:
     tokens = dict(token.partition(':')[::2] for token in header.split())
     if not ('eventname' in tokens and re.fullmatch('[0-9]{1,15}', tokens.get('len', ''))):
         raise HeaderError(f'this is no header of an event: {one_line(header[:200])}')
-    left = int(tokens['len'])  # in characters: supervisord takes it before it encodes the payload
-    while left:
-        piece = stdin.read(min(left, 4096))  # keeps the heap small
-        if not piece:
-            return None
-        left -= len(piece)
-    return tokens['eventname']
+    length = int(tokens['len'])  # in characters: supervisord takes it before it encodes the payload
+    return tokens['eventname'] if len(stdin.read(length)) == length else None
 
 
 def explain_verdict(event: str, history: History, reading: Reading, total: Reading | None,
