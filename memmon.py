@@ -2311,7 +2311,7 @@ class Monitor:
         self.options = options
         self.server = server
         self.supervisord_pid = 0                   # 0: not known yet
-        self.itself: frozenset[int] = frozenset()  # the pids of memmon and of what started it
+        self.itself: set[int] = set()              # the pids of memmon and of what started it
         self.named: frozenset[int] | None = None   # children whose names are known; None: ask
         self.histories: dict[str, History] = {}    # of all but memmon, by namespec
         self.running: list[History] = []           # those of them that can be measured
@@ -2455,7 +2455,8 @@ class Monitor:
             hidden = dict(missing.items() & hidden.items()) if is_second else missing
             if not hidden:
                 break
-        self.itself = self.itself or find_itself(self.supervisord_pid)
+        # supervisord's variables in the environment do not tell: a shell may have removed them.
+        self.itself = self.itself or {pid for pid in after if os.getpid() in tree(processes, pid)}
         own_groups = {process.group for process in known if process.pid in self.itself}
         others = [process for process in known if process.group not in own_groups]
         is_first = 'watching' not in self.said
@@ -2536,17 +2537,6 @@ def lost_before(process: Process, now: float) -> Lost | None:
     if process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
         return Lost(process.now, math.inf)
     return None
-
-
-def find_itself(supervisord_pid: int) -> frozenset[int]:
-    """Return the pids of memmon and of what started it, such as a shell, below supervisord.
-
-    supervisord's variables in the environment do not tell: a shell or env may have removed them.
-    """
-    if os.getppid() == supervisord_pid:
-        return frozenset([os.getpid()])
-    processes, children = find_children(supervisord_pid)
-    return frozenset(pid for pid in children if os.getpid() in tree(processes, pid))
 
 
 class HeaderError(Exception):
