@@ -690,10 +690,7 @@ def read_status(pids: Iterable[int], name: str) -> int:
 
 
 def read_rollup(pid: int, fields: Sequence[str]) -> int | None:
-    """Return the sum of fields of a process's smaps_rollup in bytes; None if one is missing.
-
-    Raises OSError.
-    """
+    """Return the sum of fields of smaps_rollup in bytes; None if one is missing. Raises OSError."""
     values = read_fields(f'/proc/{pid}/smaps_rollup', fields)
     return sum(values) if len(values) == len(fields) else None
 
@@ -973,10 +970,7 @@ def explain(error: Exception, url: str) -> str:
 
 
 def parse_server(env: Mapping[str, str]) -> Server:
-    """Return the server that an environment names as supervisord's children are told it.
-
-    Raises UsageError.
-    """
+    """Return the server of an environment such as supervisord's children get. Raises UsageError."""
     url = env['SUPERVISOR_SERVER_URL']
     with contextlib.suppress(ValueError):  # from urlsplit and port
         parts = urllib.parse.urlsplit(url)
@@ -1380,8 +1374,7 @@ def next_size(history: History, options: Options, now: float, waits: bool) -> fl
 def program_of(process: Process) -> str:
     """Return the name of the program that a process belongs to.
 
-    The processes of a program with numprocs differ by a number, which ends the process name or is
-    all of it: queue_00 and queue_01, or 00 and 01 in the group of the program.
+    With numprocs, a number ends the process name or is all of it: queue_00, or 00 in its group.
     http://supervisord.org/configuration.html
     """
     if process.name == process.group:
@@ -2269,10 +2262,7 @@ class Workers:
         return found
 
     def collect(self, ready: Iterable[int]) -> list[Step]:
-        """Return what the workers whose pipes are ready have written.
-
-        What a killed one had stopped goes to a new one.
-        """
+        """Return what the workers whose pipes are ready have written; replace what was killed."""
         found = []
         for worker in [worker for worker in self.workers if worker.pipe in ready]:
             steps = worker.read()
@@ -2544,11 +2534,8 @@ class HeaderError(Exception):
 
 
 def read_event(stdin: TextIO) -> str | None:
-    """Return the name of the next event; None at the end of stdin.
-
-    http://supervisord.org/events.html#event-listener-notification-protocol
-    Raises HeaderError.
-    """
+    """Return the name of the next event; None at the end of stdin. Raises HeaderError."""
+    # See http://supervisord.org/events.html#event-listener-notification-protocol
     header = stdin.readline()
     if not header.endswith('\n'):
         return None
