@@ -1627,13 +1627,22 @@ UTF_8.body_encoding = None  # type: ignore[assignment]
 def write_mail(options: Options, report: Report) -> email.message.Message:
     """Return the mail about a report."""
     subject = EVENTS[report.event].subject.format(one_line(report.namespec))
-    rows = [
-        ('host', one_line(socket.gethostname())),
-        ('time', f'{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}'),
-        *(describe_process(report, report.reading) if report.reading else []),
-        ('course', report.course),
-        ('reason', report.text),
-    ]
+    rows = [('host', one_line(socket.gethostname())),
+            ('time', f'{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}')]
+    reading, new_pid = report.reading, report.new_pid
+    if reading:
+        judged = report.total or reading
+        rows += [
+            ('uptime', '' if reading.uptime is None else format_duration(reading.uptime)),
+            ('pid' if new_pid is None else 'old pid', str(reading.process.pid)),
+            ('new pid', '' if new_pid is None else str(new_pid or 'none')),
+            ('memory', describe_use(reading)),
+            ('total', describe_use(report.total) if report.total else ''),
+            ('limit', describe_sizes(judged)),
+            ('set by', judged.limit.given),
+            ('course', report.course),
+        ]
+    rows.append(('reason', report.text))
     lines = [f'{name}:'.ljust(10) + value for name, value in rows if value]
     mail = email.message.Message()
     mail['To'] = ', '.join(options.email)
@@ -1642,21 +1651,6 @@ def write_mail(options: Options, report: Report) -> email.message.Message:
     text = '\n'.join([f'memmon: {subject}', '', *lines]) + '\n'
     mail.set_payload(text.encode('utf-8', 'backslashreplace').decode(), UTF_8)
     return mail
-
-
-def describe_process(report: Report, reading: Reading) -> list[tuple[str, str]]:
-    """Return the rows of a mail about the process that it is about."""
-    pid = str(reading.process.pid)
-    judged = report.total or reading
-    return [
-        ('uptime', '' if reading.uptime is None else format_duration(reading.uptime)),
-        *([('pid', pid)] if report.new_pid is None
-          else [('old pid', pid), ('new pid', str(report.new_pid or 'none'))]),
-        ('memory', describe_use(reading)),
-        ('total', describe_use(report.total) if report.total else ''),
-        ('limit', describe_sizes(judged)),
-        ('set by', judged.limit.given),
-    ]
 
 
 def encode_header(text: str) -> str:
