@@ -2109,15 +2109,10 @@ def fork(pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
         work(*args)
         status = 0
     except BaseException as error:
-        log_failure('a worker failed', error)
+        log.error('a worker failed: %s: %s', type(error).__name__, one_line(error),
+                  exc_info=log.isEnabledFor(logging.DEBUG))
     finally:
         os._exit(status)
-
-
-def log_failure(what: str, error: BaseException) -> None:
-    """Log an error that nobody has foreseen; with -v with its traceback."""
-    log.error('%s: %s: %s', what, type(error).__name__, one_line(error),
-              exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
 
 
 def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
@@ -2664,7 +2659,7 @@ class Listener:
             failure = error
         except Exception as error:  # a tick survives anything
             failure = MeasureError(f'{type(error).__name__}: {one_line(error)}')
-            log_failure('a look failed', error)
+            log.error('a look failed: %s', failure, exc_info=log.isEnabledFor(logging.DEBUG))
         if is_tick and (failure or self.blind_ticks):
             self.say_blind(failure)
         self.plan_look(time.monotonic(), time.process_time() - used)
