@@ -43,7 +43,7 @@ import urllib.parse
 from functools import lru_cache, partial
 from operator import itemgetter
 from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Optional,
-                    Protocol, Sequence, TextIO, Tuple, get_type_hints)
+                    Sequence, TextIO, Tuple, get_type_hints)
 from xmlrpc.client import Fault, ProtocolError
 
 from supervisor import childutils
@@ -538,16 +538,6 @@ TASKS = '/proc/%d/task'
 GONE = (FileNotFoundError, ProcessLookupError)
 
 
-class Processes(Protocol):
-    """The processes of this machine."""
-
-    def children(self, pid: int) -> Iterable[int]:
-        """Return the pids of a process's children; OSError if that cannot be found out."""
-
-    def rss(self, pid: int) -> int | None:
-        """Return the RSS of a process in bytes; None if it is not known."""
-
-
 def read_proc(path: str) -> bytes:
     """Return a file of /proc, in a third of the time that open() takes. Raises OSError.
 
@@ -570,10 +560,11 @@ def parse_pids(text: bytes) -> frozenset[int]:
     return frozenset(map(int, text.split()))
 
 
-class ProcFiles:
+class Processes:
     """The processes in Linux's /proc, each read when it is asked for; see proc(5)."""
 
-    def children(self, pid: int) -> frozenset[int]:
+    def children(self, pid: int) -> Iterable[int]:
+        """Return the pids of a process's children. Raises OSError."""
         pids: frozenset[int] = frozenset()
         # Besides . and .. there is a link for each thread; a listing costs three times as much.
         tasks = TASKS % pid
@@ -586,6 +577,7 @@ class ProcFiles:
         return pids
 
     def rss(self, pid: int) -> int | None:
+        """Return the RSS of a process in bytes; None if it is not known."""
         try:
             # Not read_proc, and bytes: there is one of these for each process at each look.
             statm = os.open(b'/proc/%d/statm' % pid, os.O_RDONLY)
@@ -597,10 +589,10 @@ class ProcFiles:
             return None  # it has ended, or is hidden from this user
 
 
-PROC_FILES = ProcFiles()
+PROC_FILES = Processes()
 
 
-class ProcessTable:
+class ProcessTable(Processes):
     """All processes at one time, from ps: the parent and the RSS in bytes of each."""
 
     def __init__(self, rows: Mapping[int, tuple[int, int]]) -> None:
@@ -623,9 +615,8 @@ PS = shutil.which('ps')
 
 def find_children(pid: int) -> tuple[Processes, frozenset[int]]:
     """Return the processes of this machine, and which are children of one. Raises MeasureError."""
-    processes: Processes = PROC_FILES
     try:
-        return processes, frozenset(processes.children(pid))
+        return PROC_FILES, frozenset(PROC_FILES.children(pid))
     except OSError as error:  # no such files here, hidden, or no descriptor left: ps may know
         log.debug('%s: asking ps', error)
         processes = read_ps()

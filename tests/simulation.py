@@ -143,7 +143,7 @@ class Program:
         self.is_wanted_down = False           # by an operator
 
 
-class World:
+class World(memmon.Processes):
     """One history."""
 
     def __init__(self, seed: int) -> None:
@@ -695,7 +695,8 @@ class World:
         if 'failed:' in text and 'the command' not in text:
             self.wrong(f'memmon has an error: {text}')
         if (record.levelno >= logging.ERROR and is_planned and self.now - self.trouble_at > 100
-                and self.now - self.planned_at > 0.1  # it may be about an answer from before that
+                # It may be about an answer from before that.
+                and self.now - self.planned_at > (10 if self.planned_at < self.slow_until else 0.1)
                 and 'the command' not in text):
             self.wrong(f'alarm in a planned shutdown: {text}')
         if program and text.startswith('restarted'):

@@ -130,7 +130,7 @@ def test_prefork_server_is_proposed_what_is_private(start_supervisord: StartSupe
 ABSENT = 2 ** 22  # no process has this pid or a higher one
 
 
-class Table:
+class Table(memmon.Processes):
     """Processes with a number of MB of RSS each, and their children."""
 
     def __init__(self, sizes: Mapping[int, float], parents: Mapping[int, int]) -> None:
@@ -307,7 +307,6 @@ def test_wrapper_is_named_by_check_and_once_in_the_log(start_supervisord: StartS
 def test_child_whose_memory_is_hidden_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, hidden = process('seen', A), process('hidden', B)
     monkeypatch.setattr(memmon, 'PROC_FILES', Table({A: 100}, {A: 1, B: 1}))
-    monkeypatch.setattr(memmon, 'find_itself', lambda pid: frozenset())
     monkeypatch.setattr(memmon.Server, 'call', lambda server, method, *args: (
         1 if method == 'supervisor.getPID' else [seen._asdict(), hidden._asdict()]))
     monitor = memmon.Monitor(options('-a', '1GB'), memmon.Server('unix:///nonexistent/s'))

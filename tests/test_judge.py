@@ -520,7 +520,7 @@ class World:
         return pairs
 
     def look_and_restart(self, is_tick: bool) -> None:
-        self.listener.look_at = None
+        self.listener.look_at = math.inf
         self.listener.look(is_tick)
         due = list(self.due)
         self.due.clear()
@@ -541,7 +541,7 @@ class World:
             self.listener.last_tick = self.now
             self.look_and_restart(is_tick=True)
             end = self.now + self.tick_secs
-            while self.listener.look_at is not None and self.listener.look_at < end:
+            while self.listener.look_at < end:
                 self.now = max(self.now, self.listener.look_at)
                 self.look_and_restart(is_tick=False)
             self.now = end

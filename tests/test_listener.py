@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import resource
 import shutil
@@ -307,13 +308,24 @@ def test_processes_of_another_pid_namespace_are_named_once_and_never_measured(
 
 
 @pytest.mark.parametrize('secs, said', [
-    (119, []), (120, ['INFO']), (3659, ['INFO']), (3660, ['WARNING'])])
+    (119, []), (120, ['INFO']), (3659, ['INFO']), (3660, ['INFO', 'WARNING'])])
 def test_absence_of_ticks_is_an_info_and_then_a_warning(
-        secs: int, said: list[str], caplog: pytest.LogCaptureFixture) -> None:
+        secs: int, said: list[str], caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO)
+    now = [1000.0]
+    monkeypatch.setattr(memmon, 'time', SimpleNamespace(monotonic=lambda: now[0]))
     listener = memmon.Listener(memmon.parse_args(['-a', '1MB']), memmon.Server(URL))
-    for _ in range(3):
-        listener.say_no_tick(secs)
+
+    def wait(descriptors: object, wait_secs: float | None) -> list[int]:
+        """Let so much time pass that the event comes after its seconds."""
+        event_at = 1000.0 + secs
+        is_event = wait_secs is None or now[0] + wait_secs > event_at
+        now[0] = event_at if is_event else now[0] + (wait_secs or 0)
+        return [0] * is_event
+
+    monkeypatch.setattr(memmon, 'wait_readable', wait)
+    listener.wait(0)
     assert [record.levelname for record in caplog.records] == said
     assert all('[eventlistener:x]' in message for message in caplog.messages)
 
@@ -364,7 +376,7 @@ def growing(args: str, interval: int, memory: int, rate: float) -> memmon.Listen
                                      memmon.MEASURES['rss'], memory, memory, memory, 1099)
     history.rate = rate
     listener.monitor.limited = [history]
-    listener.interval, listener.last_tick = interval, 1000.0
+    listener.interval, listener.last_tick, listener.no_event = interval, 1000.0, []
     return listener
 
 
@@ -392,7 +404,7 @@ def test_look_before_the_next_tick(args: str, interval: int, memory: int, rate: 
     if args.startswith('-a none'):
         listener = growing('-a none --check', interval, memory * MB, rate * MB)
     listener.plan_look(1000.0, took)
-    assert listener.look_at == (None if secs is None else pytest.approx(1000 + secs))
+    assert listener.look_at == (math.inf if secs is None else pytest.approx(1000 + secs))
 
 
 @pytest.mark.parametrize('seen_at, secs', [(1000.0, 50), (1050.0, None)])
@@ -401,7 +413,7 @@ def test_peak_is_known_after_a_minute(seen_at: float, secs: float | None) -> Non
     history = listener.monitor.limited[0]
     history.too_low, history.seen_at = {'soft': memmon.TooLow(990.0, 110 * MB)}, seen_at
     listener.plan_look(1000.0, 0)
-    assert listener.look_at == (None if secs is None else 1000 + secs)
+    assert listener.look_at == (math.inf if secs is None else 1000 + secs)
 
 
 def test_restart_brings_a_look_in_a_second_and_puts_none_off(
@@ -410,7 +422,7 @@ def test_restart_brings_a_look_in_a_second_and_puts_none_off(
     history = listener.monitor.limited[0]
     assert history.reading
     monkeypatch.setattr(memmon, 'time', SimpleNamespace(monotonic=lambda: 1000.0))
-    for planned, look_at in ((None, 1001), (1030.0, 1001), (1000.2, 1000.2)):
+    for planned, look_at in ((math.inf, 1001), (1030.0, 1001), (1000.2, 1000.2)):
         listener.look_at = planned
         listener.take([(memmon.Job(history, history.reading, None),
                         memmon.Report('restarted', '', history.reading))])
@@ -441,7 +453,7 @@ def test_total_over_its_hard_size_is_looked_at_while_a_stop_is_under_way() -> No
     listener.monitor.total.reading = history.reading._replace(
         memory=3 << 30, bound=3 << 30, soft=1 << 30, hard=2 << 30, limit=total)
     listener.plan_look(1000.0, 0)
-    assert listener.look_at is None
+    assert listener.look_at == math.inf
     listener.workers.queue = [[memmon.Job(history, history.reading, None)]]
     listener.plan_look(1000.0, 0)
     assert listener.look_at == 1001
@@ -479,7 +491,7 @@ def test_look_at_the_total_before_the_next_tick(args: str, memory: int, rate: fl
     listener.monitor.total_rate = rate * MB
     listener.interval, listener.last_tick = 60, 1000.0
     listener.plan_look(1000.0, took)
-    assert listener.look_at == (None if secs is None else pytest.approx(1000 + secs))
+    assert listener.look_at == (math.inf if secs is None else pytest.approx(1000 + secs))
 
 
 def test_what_waits_for_a_place_or_a_fork_is_tried_again_in_a_second() -> None:

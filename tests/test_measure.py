@@ -286,9 +286,12 @@ def test_itself_is_what_runs_below_supervisord_and_holds_memmon(
     table = family((50, 40, 0), (51, 50, 0), (40, 30, 0), (41, 30, 0), (30, 20, 0), (20, 1, 0),
                    (1, 0, 0))
     monkeypatch.setattr('os.getpid', lambda: 50)
-    monkeypatch.setattr('os.getppid', lambda: 40)
-    monkeypatch.setattr(memmon, 'find_children', lambda pid: (table, table.children(pid)))
-    assert memmon.find_itself(supervisord_pid) == frozenset(pids)
+    monkeypatch.setattr(memmon, 'find_children', lambda pid: (table, set(table.children(pid))))
+    monkeypatch.setattr(memmon.Server, 'call', lambda server, method: {
+        'supervisor.getPID': supervisord_pid, 'supervisor.getAllProcessInfo': []}[method])
+    monitor = memmon.Monitor(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'))
+    monitor.look(0)
+    assert monitor.itself == set(pids)
 
 
 def test_wrapper_is_what_is_small_with_large_descendants() -> None:
