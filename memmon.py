@@ -2292,7 +2292,7 @@ class Monitor:
         self.needs_ps = False                      # where /proc does not show the children
         self.uses_percent = any(limit.soft.percent or limit.hard.percent
                                 for limit in options.all_limits)
-        self.counts_always = bool(options.metrics or options.warn)
+        self.counts_always = bool(options.metrics or options.warn or options.check)
         measure = MEASURES[options.kind]
         self.measure = measure if not options.cumulative else measure._replace(
             name=f'{measure.name} with descendants', with_tree=True)
@@ -2302,8 +2302,8 @@ class Monitor:
         """The namespecs of the processes that run and cannot be measured."""
         return [namespec for namespec, history in self.histories.items() if history.is_hidden]
 
-    def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
-        """Return a reading of each process that has a limit, or of everything.
+    def look(self, now: float) -> list[tuple[History, Reading]]:
+        """Return a reading of each process that has a limit; for --check and metrics, of all.
 
         supervisord is asked only if its children are not those of the last look. Raises
         MeasureError, Fault, SupervisordError.
@@ -2317,23 +2317,23 @@ class Monitor:
         if self.uses_percent:
             self.resolve_limits()
         options, clock = self.options, int(time.time())
-        deadline = math.inf if everything else time.monotonic() + DEAR_SECS
-        histories = self.running if everything or options.metrics else self.limited
+        deadline = math.inf if options.check else time.monotonic() + DEAR_SECS
+        histories = self.running if options.check or options.metrics else self.limited
         readings = [take_reading(processes, history.blank, False, clock) for history in histories]
         if self.measure.fields:
             last = {history.process.pid: history.reading for history in histories}
-            self.read_exactly(processes, readings, last, everything, deadline)
+            self.read_exactly(processes, readings, last, options.check, deadline)
         pairs = list(zip(histories, readings))
         for history, reading in pairs:
             history.note(reading, now)
-            if clock >= history.wrapper_due and not (options.cumulative or everything):
+            if clock >= history.wrapper_due and not (options.cumulative or options.check):
                 self.look_for_wrapper(processes, history, reading)
         if options.total:
-            self.look_at_total(processes, children, options.total, now, everything, deadline)
+            self.look_at_total(processes, children, options.total, now, deadline)
         return pairs
 
     def read_exactly(self, processes: Processes, readings: list[Reading],
-                     last: Mapping[int, Reading | None], everything: bool, deadline: float) -> None:
+                     last: Mapping[int, Reading | None], all_count: bool, deadline: float) -> None:
         """Read what the limits count, where a bound is a reason for that: the largest first.
 
         What was not read before the deadline keeps the memory of its last reading, by pid; what
@@ -2343,7 +2343,7 @@ class Monitor:
                  if reading and reading.is_exact and reading.memory is not None}
         for place, reading in sorted(enumerate(readings), key=lambda pair: (
                 pair[1].process.pid in known, -(pair[1].bound or 0))):
-            is_counted = everything or self.counts_always and reading.soft != math.inf
+            is_counted = all_count or self.counts_always and reading.soft != math.inf
             if reading.bound is None or not is_counted and reading.bound <= reading.soft:
                 continue
             if time.monotonic() >= deadline:
@@ -2357,7 +2357,7 @@ class Monitor:
                          f'({name_pids(exact.unread)}): the RSS counts there')
 
     def look_at_total(self, processes: Processes, children: Iterable[int], limit: Limit,
-                      now: float, everything: bool, deadline: float) -> None:
+                      now: float, deadline: float) -> None:
         """Measure all processes together, and each as it counts for that."""
         total = self.total
         blank = Reading(ALL, limit, *sizes_of(limit, self.machine),
@@ -2367,7 +2367,7 @@ class Monitor:
             process=by_pid[pid].process if pid in by_pid else ALL._replace(pid=pid)), False)
             for pid in children]
         whole = add_up(blank, readings)
-        if whole.level or everything or self.counts_always:
+        if whole.level or self.counts_always:
             last = {pid: history.part for pid, history in by_pid.items()}
             self.read_exactly(processes, readings, last, True, deadline)
             whole = add_up(blank, readings)._replace(is_exact=True)
@@ -3133,7 +3133,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     log.propagate = False
     try:
         measured = dict((history.process.namespec, reading)
-                        for history, reading in monitor.look(time.monotonic(), True))
+                        for history, reading in monitor.look(time.monotonic()))
         processes, _ = find_children(monitor.supervisord_pid)
     except (Fault, SupervisordError, MeasureError, OSError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None

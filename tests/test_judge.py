@@ -505,7 +505,7 @@ class World:
         return Reading(made.process, limit, *memmon.sizes_of(limit, 8 * GB),
                        memmon.MEASURES['rss'], size, size, size, int(self.now))
 
-    def look(self, now: float, everything: bool = False) -> list[tuple[History, Reading]]:
+    def look(self, now: float) -> list[tuple[History, Reading]]:
         self.looks += 1
         monitor, total = self.listener.monitor, self.options.total
         pairs = [(made, self.measure(made, made.limit)) for made in monitor.limited]
@@ -516,7 +516,7 @@ class World:
             monkey = pytest.MonkeyPatch()
             with monkey.context() as patch:
                 patch.setattr(memmon, 'take_reading', lambda _, of, *rest: parts[of.process.pid])
-                monitor.look_at_total(memmon.PROC_FILES, parts, total, now, False, math.inf)
+                monitor.look_at_total(memmon.PROC_FILES, parts, total, now, math.inf)
         return pairs
 
     def look_and_restart(self, is_tick: bool) -> None:
