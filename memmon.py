@@ -2569,7 +2569,7 @@ class Listener:
         self.monitor = Monitor(options, server)
         self.said = self.monitor.said
         self.workers = Workers(self.said)
-        self.write_metrics = MetricsFile(options) if options.metrics else None
+        self.tick_secs = 0.0                  # that the last tick took, with its metrics
         self.blind_ticks = 0                  # in a row
         self.interval = 0                     # seconds between two ticks; 0: none has come
         self.last_tick = time.monotonic()
@@ -2654,8 +2654,9 @@ class Listener:
         if is_tick and (failure or self.blind_ticks):
             self.say_blind(failure)
         self.plan_look(time.monotonic(), time.process_time() - used)
-        if self.write_metrics and is_tick:
-            self.write_metrics(self.monitor, self.interval, not failure, now)
+        if self.options.metrics and is_tick:
+            write_metrics(Tick(self.monitor, self.interval, not failure, self.tick_secs))
+            self.tick_secs = time.monotonic() - now
 
     def judge_all(self, pairs: Sequence[tuple[History, Reading]], is_tick: bool, now: float
                   ) -> list[Job]:
@@ -2927,15 +2928,6 @@ def listen(options: Options, server: Server) -> None:
 
 # Metrics: what Prometheus is told.
 
-class Tick(NamedTuple):
-    """What a tick has come to."""
-
-    monitor: Monitor
-    interval: int    # seconds to the next
-    is_good: bool    # whether the processes could be checked
-    duration: float  # seconds, of the tick before this one, with the writing of the file
-
-
 class Metric(NamedTuple):
     """A row of a table of metrics: a gauge, or a counter."""
 
@@ -2988,43 +2980,25 @@ TICK_METRICS = (
 )
 
 
-class MetricsFile:
-    """The file for the textfile collector of Prometheus' node_exporter."""
+class Tick(NamedTuple):
+    """What a tick has come to: a collector, as prometheus_client calls it."""
 
-    def __init__(self, options: Options) -> None:
-        from prometheus_client import CollectorRegistry
-        self.options = options
-        self.tick: Tick | None = None
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
-        self.duration = 0.0  # seconds, of the last tick with its writing
-
-    def __call__(self, monitor: Monitor, interval: int, is_good: bool, began: float) -> None:
-        """Replace the file in one step; log it once if that fails."""
-        from prometheus_client import generate_latest
-        try:
-            self.tick = Tick(monitor, interval, is_good, self.duration)
-            replace_file(self.options.metrics, generate_latest(self.registry))
-            monitor.said.discard('cannot write')
-        except Exception as error:  # the ticks go on
-            say_once(monitor.said, 'cannot write', logging.ERROR,
-                     f'cannot write {one_line(self.options.metrics)}: '
-                     f'{getattr(error, "strerror", None) or one_line(error)}')
-        self.duration = time.monotonic() - began
+    monitor: Monitor
+    interval: int    # seconds to the next
+    is_good: bool    # whether the processes could be checked
+    duration: float  # seconds, of the tick before this one, with the writing of the file
 
     def collect(self) -> Iterator[Any]:
-        """Yield the metrics, as prometheus_client asks for them: those that there are."""
+        """Yield the metrics, as far as there are any."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-        if not self.tick:
-            return
         processes = [([one_line(history.process.group), one_line(history.process.name)], history)
-                     for history in self.tick.monitor.histories.values()]
-        measured = [([*names, self.options.kind], history) for names, history in processes]
+                     for history in self.monitor.histories.values()]
+        measured = [([*names, self.monitor.options.kind], history) for names, history in processes]
         names = ['group', 'process', 'kind']
         for metrics, labels, rows in (
                 (MEASURE_METRICS, names, measured), (PROCESS_METRICS, names[:2], processes),
-                (VERSION_METRICS, ['version'], [([__version__], self.tick)]),
-                (TICK_METRICS, [], [([], self.tick)])):
+                (VERSION_METRICS, ['version'], [([__version__], self)]),
+                (TICK_METRICS, [], [([], self)])):
             for metric in metrics:
                 family = (CounterMetricFamily if metric.is_counter else GaugeMetricFamily)(
                     metric.name, metric.help, labels=labels)
@@ -3034,6 +3008,18 @@ class MetricsFile:
                         family.add_metric(texts, value)
                 if family.samples:
                     yield family
+
+
+def write_metrics(tick: Any) -> None:
+    """Write the file for the textfile collector of node_exporter; log it once if that fails."""
+    from prometheus_client import generate_latest
+    path, said = tick.monitor.options.metrics, tick.monitor.said
+    try:
+        replace_file(path, generate_latest(tick))
+        said.discard('cannot write')
+    except Exception as error:  # the ticks go on
+        say_once(said, 'cannot write', logging.ERROR, f'cannot write {one_line(path)}: '
+                 f'{getattr(error, "strerror", None) or one_line(error)}')
 
 
 def replace_file(path: str, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -12,6 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable
 from xmlrpc.client import Fault
 
@@ -63,8 +65,7 @@ def monitor(tmp_path: Path) -> Monitor:
 
 def write(monitor: Monitor, interval: int = 60) -> dict[tuple[str, str], float]:
     """Write the file of a monitor; return its samples."""
-    file = memmon.MetricsFile(monitor.options)
-    file(monitor, interval, True, time.monotonic())
+    memmon.write_metrics(memmon.Tick(monitor, interval, True, 0))
     assert 'cannot write' not in monitor.said
     return read_samples(Path(monitor.options.metrics))
 
@@ -155,12 +156,18 @@ def test_series_of_memmon_itself(monitor: Monitor) -> None:
         Path(monitor.options.metrics).read_text())
 
 
-def test_duration_is_that_of_the_tick_before_with_its_writing(monitor: Monitor) -> None:
-    file = memmon.MetricsFile(monitor.options)
-    file(monitor, 60, True, time.monotonic() - 100)
-    file(monitor, 60, True, time.monotonic() - 200)
+def test_duration_is_that_of_the_tick_before_with_its_writing(
+        monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = memmon.Listener(monitor.options, Server('unix:///nonexistent/s'))
+    secs = itertools.count(1000, 30)
+    monkeypatch.setattr(memmon, 'time', SimpleNamespace(
+        monotonic=lambda: next(secs), process_time=time.process_time, time=time.time))
+    for _ in range(2):
+        monkeypatch.setattr(listener.monitor, 'look', lambda now: [])
+        listener.look(is_tick=True)
+        listener.look(is_tick=False)
     samples = read_samples(Path(monitor.options.metrics))
-    assert 100 <= samples['tick_duration_seconds', ''] < 150
+    assert samples['tick_duration_seconds', ''] == listener.tick_secs == 60
 
 
 def test_total_is_there_where_it_has_a_limit(monitor: Monitor) -> None:
@@ -294,7 +301,6 @@ def test_failure_is_said_once_each_time(error: Exception, why: str, monitor: Mon
                                         monkeypatch: pytest.MonkeyPatch,
                                         caplog: pytest.LogCaptureFixture) -> None:
     memmon.log.propagate = True
-    file = memmon.MetricsFile(monitor.options)
     works = memmon.replace_file
 
     def refuse(path: str, content: bytes) -> None:
@@ -302,7 +308,7 @@ def test_failure_is_said_once_each_time(error: Exception, why: str, monitor: Mon
 
     for broken in (True, True, False, True):
         monkeypatch.setattr(memmon, 'replace_file', refuse if broken else works)
-        file(monitor, 60, True, time.monotonic())
+        memmon.write_metrics(memmon.Tick(monitor, 60, True, 0))
     assert caplog.messages == [f'cannot write {monitor.options.metrics}: {why}'] * 2
 
 
