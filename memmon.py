@@ -2575,7 +2575,7 @@ class Listener:
         self.last_tick = time.monotonic()
         self.look_at = math.inf               # when to look before the next tick
         self.no_event = list(NO_EVENT)        # what is left to be said of that
-        self.blocked_pools: set[tuple[str, ...]] = set()
+        self.has_blocked = False              # some pool was blocked at the last look
 
     def serve(self, stdin: TextIO, stdout: TextIO) -> None:
         """Answer supervisord's events until it closes stdin. Raises HeaderError, OSError."""
@@ -2690,11 +2690,13 @@ class Listener:
         """Find out which pools are being restarted, or have lost a process: report it each day."""
         histories = self.monitor.histories.values()
         lost = [history for history in histories if history.lost and is_lost(history, now)]
-        pools = {history.pool for history in lost}
-        pools.update(job.history.pool for job in self.workers.jobs())
-        for history in histories if pools or self.blocked_pools else ():
+        jobs = self.workers.jobs()
+        if not (lost or jobs or self.has_blocked):
+            return
+        pools = {history.pool for history in [*lost, *(job.history for job in jobs)]}
+        for history in histories:
             history.is_blocked = history.pool in pools
-        self.blocked_pools = pools
+        self.has_blocked = bool(pools)
         for history in lost:
             process, is_known = history.process, 'still down' in history.said_ever
             since = history.said_ever.setdefault('still down', now)
