@@ -2815,7 +2815,6 @@ class Listener:
                 continue
             history = self.monitor.histories.get(report.namespec, job.history)
             level = (job.total or job.reading).level
-            history.refused = ''
             if report.event == 'restarted':
                 rate = self.options.restarts
                 history.restarts = [*history.restarts_within(max(HOUR, rate.secs if rate else 0),

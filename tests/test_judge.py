@@ -789,13 +789,22 @@ def test_each_excess_that_is_put_off_is_told_and_told_again_after_an_hour(
     assert world.said('postponed for an hour') == [3 * H, 7 * H, 11 * H, 15 * H]
 
 
-@pytest.mark.parametrize('args', ['-p a=60MB -t 90MB', '-p a=60MB -t 90MB -f 50s'])
+@pytest.mark.parametrize('args', ['-p a=60MB -t 90MB', '-p a=60MB -t 90MB -f 50s',
+                                  '-p a=60MB -t 900MB'])
 def test_restart_that_was_refused_is_asked_for_once_a_tick_though_two_limits_ask(
         args: str, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, args, a=lambda uptime: 100.0, b=lambda uptime: 5.0)
     world.outcomes = {'a': 'postponed'}
     world.pass_ticks(5)
     assert world.restarts == [(at, 'a') for at in (0, 60, 120, 180, 240)[args.endswith('s'):]]
+
+
+def test_what_was_refused_for_the_total_is_forgotten_when_that_is_within_its_limit(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 90MB', a=lambda uptime: 100.0 if uptime < 1 else 50.0)
+    world.outcomes = {'a': 'postponed'}
+    world.pass_ticks(1)
+    assert world.restarts and not world.listener.monitor.histories['a'].refused
 
 
 def test_refused_restart_is_asked_for_again_at_the_hard_size_of_the_total(
