@@ -694,12 +694,6 @@ def has_swap() -> bool:
         return False
 
 
-def measure_rss(processes: Processes, pids: Sequence[int]) -> int | None:
-    """Return the RSS of some processes in bytes; None if that of the first is not known."""
-    rss = processes.rss(pids[0])
-    return None if rss is None else rss + sum(filter(None, map(processes.rss, pids[1:])))
-
-
 def measure_exactly(processes: Processes, pids: Iterable[int], measure: Measure
                     ) -> tuple[int, tuple[int, ...]]:
     """Return what smaps_rollup says of some processes, and those of which the bound had to do.
@@ -1010,7 +1004,8 @@ class Reading(NamedTuple):
     memory: Optional[int] = None  # what counts
     at: int = 0                   # when it was taken, in seconds since the epoch
     is_exact: bool = True         # else the memory is the bound
-    unread: Tuple[int, ...] = ()  # pids of which the bound had to do
+    pids: Sequence[int] = ()      # what was measured: itself, then any descendants
+    unread: Tuple[int, ...] = ()  # those of which the bound had to do
 
     @property
     def uptime(self) -> int | None:
@@ -1056,10 +1051,12 @@ def take_reading(processes: Processes, of: Reading, exactly: bool, now: int = 0)
     of: another reading of it. now: seconds since the epoch, if the caller knows them: to ask costs
     as much as to judge.
     """
-    measure, pid = of.measure, of.process.pid
-    pids = tree(processes, pid) if measure.with_tree else (pid,)
-    rss = bound = memory = (measure_rss(processes, pids) if measure.with_tree
-                            else processes.rss(pid))  # a call less for most
+    measure, pids = of.measure, [of.process.pid]
+    rss = processes.rss(of.process.pid)
+    if measure.with_tree and rss is not None:
+        pids = tree(processes, of.process.pid)
+        rss += sum(filter(None, map(processes.rss, pids[1:])))
+    bound = memory = rss
     unread: tuple[int, ...] = ()
     if measure.fields and rss is not None:
         if 'SwapPss' in measure.fields and has_swap():
@@ -1067,7 +1064,7 @@ def take_reading(processes: Processes, of: Reading, exactly: bool, now: int = 0)
         if exactly:
             memory, unread = measure_exactly(processes, pids, measure)
     return Reading(of.process, of.limit, of.soft, of.hard, measure, rss, bound, memory,
-                   now or int(time.time()), exactly or not measure.fields, unread)
+                   now or int(time.time()), exactly or not measure.fields, pids, unread)
 
 
 def add_up(of: Reading, readings: Sequence[Reading]) -> Reading:
@@ -1824,9 +1821,8 @@ class Job:
         if self.site.has_gone():  # asked last: the calls above may have taken seconds
             raise Done('not restarted', 'memmon has been stopped')
         self.reading, self.total = reading, total
-        if total or options.cumulative:
-            self.descendants = {pid: run for pid in tree(processes, seen.pid)[1:]
-                                for run in [read_stat(pid)] if run}
+        self.descendants = {pid: run for pid in reading.pids[1:]
+                            for run in [read_stat(pid)] if run}
 
     def run_before(self) -> None:
         """Run the commands of -o before. Raises Done if one asks to wait.
@@ -1991,7 +1987,7 @@ class Job:
                     os.kill(pid, signum)
             mine = left_of(mine, wait_secs if signum != signal.SIGKILL else 1)
         alive = left_of(alive, 0)
-        if self.total or self.site.options.cumulative:
+        if self.reading.measure.with_tree:
             stopped = self.stopped.pid if self.stopped else 0
             alive.update(find_group(stopped or self.old.pid))  # maybe never its descendants
         if alive:
@@ -3130,9 +3126,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     memmons = {reading.process for reading in readings if is_memmon(reading.process)}
     readings = [reading._replace(limit=NO_LIMIT, soft=math.inf, hard=math.inf)
                 if reading.process in memmons else reading for reading in readings]
-    peaks = [(reading, read_status(tree(processes, reading.process.pid) if options.cumulative
-                                   else [reading.process.pid], 'VmHWM')
-              * bool(reading.process.pid)) for reading in readings]
+    peaks = [(reading, read_status(reading.pids, 'VmHWM')) for reading in readings]
     lines = format_table(peaks, options, columns)
     known = [reading.process for reading in readings]
     lines += [explain_unmatched(limit, known) for limit in find_unmatched(options.limits, known)]
@@ -3161,14 +3155,13 @@ def explain_tree(processes: Processes, reading: Reading, options: Options) -> st
     """Return a sentence on a process for which -c or another measure tells more; or nothing."""
     if not options.cumulative:
         return look_below(processes, reading.process)
-    pids = tree(processes, reading.process.pid)
-    if options.kind != 'rss' or len(pids) < 3:
+    if options.kind != 'rss' or len(reading.pids) < 3:
         return ''
-    private, unread = measure_exactly(processes, pids, MEASURES['private'])
+    private, unread = measure_exactly(processes, reading.pids, MEASURES['private'])
     if unread or not 0 < 1.5 * private < (reading.rss or 0):
         return ''
-    return (f'{reading.process.namespec} shares memory among its {len(pids)} processes: with '
-            f'-k private, {format_size(private)} counts')
+    return (f'{reading.process.namespec} shares memory among its {len(reading.pids)} processes: '
+            f'with -k private, {format_size(private)} counts')
 
 
 LEAST_PROPOSED = 32 * MB
@@ -3183,15 +3176,15 @@ def propose_limits(processes: Processes, readings: Sequence[Reading], options: O
     if with_trees and kind == 'rss':
         with contextlib.suppress(ValueError):
             kind = parse_measure('private')
+    measure = MEASURES[kind]._replace(with_tree=with_trees)
     needs: dict[tuple[str, str], float] = {}  # bytes, by program and group
-    for process in (reading.process for reading in readings):
-        key = program_of(process), process.group
-        pids = tree(processes, process.pid) if with_trees else [process.pid]
-        rss = measure_rss(processes, pids)
+    for reading in readings:
+        measured = take_reading(processes, reading._replace(measure=measure), True)
+        rss, memory = measured.rss or 0, measured.memory or 0
         if rss:
-            memory = measure_exactly(processes, pids, MEASURES[kind])[0] if kind != 'rss' else rss
             # What is swapped out is in the memory, but not in the RSS.
-            peak = max(read_status(pids, 'VmHWM'), rss) * min(1, memory / rss)
+            peak = max(read_status(measured.pids, 'VmHWM'), rss) * min(1, memory / rss)
+            key = program_of(reading.process), reading.process.group
             needs[key] = max(needs.get(key, 0), peak, memory)
     if not needs:
         return []

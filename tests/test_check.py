@@ -264,7 +264,7 @@ def test_peak_is_never_below_what_is_used(peak: float, rss: float | None, memory
 def test_processes_that_share_memory_are_named_with_c(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table({A: 100, B: 100, C: 100}, {B: A, C: A})
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: 40 * MB)
-    shared, _ = row('web', A, 300)
+    shared = row('web', A, 300)[0]._replace(pids=memmon.tree(table, A))
     assert memmon.explain_tree(table, shared, options('-c')) == (
         'web:web shares memory among its 3 processes: with -k private, 120MB counts')
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: 80 * MB)

@@ -15,7 +15,7 @@ import pytest
 from harness import BIG_MB, PROGRAM, rss_mb, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import KB, MB
+from samples import KB, MB, reading
 
 import memmon
 from memmon import MEASURES, PROC_FILES, ProcessTable
@@ -27,6 +27,12 @@ needs_proc = pytest.mark.skipif(not os.path.exists('/proc/self/statm'),
                                 reason='needs the /proc of Linux')
 needs_rollup = pytest.mark.skipif(not os.path.exists('/proc/self/smaps_rollup'),
                                   reason='needs the /proc/PID/smaps_rollup of Linux')
+
+
+def measure_tree(processes: memmon.Processes, pid: int) -> memmon.Reading:
+    measure = memmon.Measure('RSS', (), with_tree=True)
+    process = memmon.ALL._replace(pid=pid)
+    return memmon.take_reading(processes, reading(process=process, measure=measure), True)
 
 
 # The table that ps prints.
@@ -145,7 +151,7 @@ def test_process_that_has_ended_is_unknown() -> None:
         PROC_FILES.children(NOBODY)
     assert memmon.tree(PROC_FILES, NOBODY) == [NOBODY]
     for processes in (PROC_FILES, ProcessTable({1: (0, 5)})):
-        assert memmon.measure_rss(processes, [NOBODY]) is None
+        assert measure_tree(processes, NOBODY).memory is None
 
 
 @pytest.mark.parametrize('error', [ProcessLookupError(), FileNotFoundError(), PermissionError()])
@@ -248,7 +254,7 @@ def test_tree_is_a_process_and_all_below(
         table: ProcessTable, root: int, pids: list[int], rss: int | None) -> None:
     seen = memmon.tree(table, root)
     assert seen[0] == root and sorted(seen) == pids
-    assert memmon.measure_rss(table, seen) == rss
+    assert measure_tree(table, root).rss == rss
 
 
 ROWS = st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 9), st.integers(0, 99)),
@@ -262,7 +268,7 @@ def test_tree_is_between_the_process_and_all(rows: dict[int, tuple[int, int]],
     table = ProcessTable(rows)
     pids = memmon.tree(table, root)
     assert len(set(pids)) == len(pids) and set(pids) <= set(rows)
-    rss = memmon.measure_rss(table, pids)
+    rss = measure_tree(table, root).rss
     assert rss is not None and rows[root][1] <= rss <= sum(row[1] for row in rows.values())
 
 
