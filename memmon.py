@@ -1720,8 +1720,7 @@ class Job:
         self.stop_requested = False             # by memmon; it is to be started
         self.is_reported = False                # that its start fails
         self.is_done = False
-        self.stopped: Process | None = None     # the run that was stopped, if that is known
-        self.stopped_start: int | None = None   # its start, or that of the last one that failed
+        self.stopped: Process | None = None     # the run that was stopped, or that failed since
         self.began = math.inf                   # to wait for its end, by the monotonic clock
         self.reached = -math.inf                # when supervisord answered last
         self.is_slow = False                    # its stop, as the log says
@@ -1853,7 +1852,6 @@ class Job:
         except Exception as error:  # whatever it is, the process may have been stopped
             log.debug('%s: the answer to the stop is lost: %s', self.old.namespec, reason_of(error))
             return
-        self.stopped_start = seen.start
         if seen.run != self.old.run:
             self.descendants = {}
             self.remarks.append('it had ended just before' + (
@@ -1875,7 +1873,7 @@ class Job:
             try:
                 seen = self.site.server.process(self.old.namespec)
                 self.reached = now
-                step, text = next_step(seen, self.old, self.stopped_start,
+                step, text = next_step(seen, self.old, self.stopped,
                                        self.config.get('exitcodes', [0]))
                 if step == WAIT and text and age >= RPC_TIMEOUT_SECS:
                     raise Done('not restarted', text, seen.pid)
@@ -1933,7 +1931,7 @@ class Job:
             raise Done('gave up starting', self.why, 0)
         if now >= self.start_at:
             self.start_at, self.down_since = None, now
-            self.tried, self.stopped_start = seen.now, seen.start
+            self.tried, self.stopped = seen.now, seen
             if seen.now <= self.old.start:  # the new run may start in the same second as the old
                 self.old = self.old._replace(start=-1)
             self.site.server.start(self.old.namespec)
@@ -2038,12 +2036,12 @@ def is_moving(seen: Process, is_young: bool) -> bool:
 WAIT, START, COMING, UP, DOWN, NOTHING = 'wait', 'start', 'coming', 'up', 'down', 'nothing'
 
 
-def next_step(seen: Process, process: Process, stopped_start: int | None,
+def next_step(seen: Process, process: Process, stopped: Process | None,
               exitcodes: Sequence[int]) -> tuple[str, str]:
     """Return what to do about a process as supervisord shows it, and why.
 
-    process: the run that was to be stopped. stopped_start: the start of the run that was stopped;
-    None if that is not known, and any stopped run is started.
+    process: the run that was to be stopped. stopped: the run that was; None if that is not known,
+    and any stopped run is started.
     """
     states = ProcessStates
     if seen.state == states.STOPPING:
@@ -2051,7 +2049,7 @@ def next_step(seen: Process, process: Process, stopped_start: int | None,
     if seen.start == 0 and process.start:
         return NOTHING, 'supervisord has been reloaded'
     if seen.state == states.STOPPED:
-        return (START, '') if stopped_start in (None, seen.start) else (
+        return (START, '') if not stopped or stopped.start == seen.start else (
             NOTHING, 'someone else has stopped it')
     if seen.start == process.start:
         return (WAIT, 'the request to stop it was lost') if seen.state in UP_STATES else (

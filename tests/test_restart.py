@@ -609,28 +609,28 @@ def seen(state: str, **fields: Any) -> memmon.Process:
         'pid': 8 if state in ('RUNNING', 'STARTING') else 0, 'now': 1110, **fields})
 
 
-@pytest.mark.parametrize('process, stopped_start, step', [
-    (seen('STOPPING', pid=7), 1000, memmon.WAIT),
-    (seen('STOPPED', stop=1105), 1000, memmon.START),
+@pytest.mark.parametrize('process, stopped, step', [
+    (seen('STOPPING', pid=7), OLD, memmon.WAIT),
+    (seen('STOPPED', stop=1105), OLD, memmon.START),
     (seen('STOPPED', stop=1105), None, memmon.START),               # it is not known which run
-    (seen('STOPPED', stop=1105, start=1107), 1000, memmon.NOTHING),  # somebody else's stop
-    (seen('STOPPED', start=0), 1000, memmon.NOTHING),               # reloaded
+    (seen('STOPPED', stop=1105, start=1107), OLD, memmon.NOTHING),  # somebody else's stop
+    (seen('STOPPED', start=0), OLD, memmon.NOTHING),                # reloaded
     (seen('STOPPED', start=0), None, memmon.NOTHING),
-    (seen('RUNNING', pid=7), 1000, memmon.WAIT),                    # the stop may have been lost
-    (seen('EXITED', stop=1105), 1000, memmon.NOTHING),              # the old run
-    (seen('FATAL'), 1000, memmon.NOTHING),
-    (seen('STARTING', start=1107), 1000, memmon.COMING),
-    (seen('RUNNING', start=1107), 1000, memmon.COMING),
-    (seen('BACKOFF', start=1107, stop=1109), 1000, memmon.COMING),
-    (seen('EXITED', start=1107, stop=1109), 1000, memmon.UP),       # with status 0
-    (seen('EXITED', start=1107, stop=1109, exitstatus=2), 1000, memmon.UP),  # exitcodes=0,2
-    (seen('EXITED', start=1107, stop=1109, exitstatus=1), 1000, memmon.COMING),
-    (seen('EXITED', start=1101, stop=1102, exitstatus=1), 1000, memmon.DOWN),
-    (seen('FATAL', start=1107), 1000, memmon.DOWN),
+    (seen('RUNNING', pid=7), OLD, memmon.WAIT),                     # the stop may have been lost
+    (seen('EXITED', stop=1105), OLD, memmon.NOTHING),               # the old run
+    (seen('FATAL'), OLD, memmon.NOTHING),
+    (seen('STARTING', start=1107), OLD, memmon.COMING),
+    (seen('RUNNING', start=1107), OLD, memmon.COMING),
+    (seen('BACKOFF', start=1107, stop=1109), OLD, memmon.COMING),
+    (seen('EXITED', start=1107, stop=1109), OLD, memmon.UP),        # with status 0
+    (seen('EXITED', start=1107, stop=1109, exitstatus=2), OLD, memmon.UP),  # exitcodes=0,2
+    (seen('EXITED', start=1107, stop=1109, exitstatus=1), OLD, memmon.COMING),
+    (seen('EXITED', start=1101, stop=1102, exitstatus=1), OLD, memmon.DOWN),
+    (seen('FATAL', start=1107), OLD, memmon.DOWN),
 ])
 def test_next_step_for_a_stopped_process(
-        process: memmon.Process, stopped_start: int | None, step: str) -> None:
-    assert memmon.next_step(process, OLD, stopped_start, [0, 2])[0] == step
+        process: memmon.Process, stopped: memmon.Process | None, step: str) -> None:
+    assert memmon.next_step(process, OLD, stopped, [0, 2])[0] == step
 
 
 @pytest.mark.parametrize('process, moves', [
@@ -1031,7 +1031,7 @@ def write_steps(workers: memmon.Workers, *steps: memmon.Step) -> tuple[memmon.Wo
 
 def test_next_worker_knows_what_the_killed_one_had_reported_and_measured(
         workers: memmon.Workers) -> None:
-    far = job('a:1', stop_requested=True, is_reported=True, stopped_start=1000, was_run=True,
+    far = job('a:1', stop_requested=True, is_reported=True, stopped=OLD, was_run=True,
               descendants={8: memmon.Stat(start=500, group=7)})
     worker, reader = write_steps(workers, (far, memmon.Report(FAILED, '', far.reading)))
     history = worker.jobs[0].history

@@ -75,7 +75,7 @@ def start_only_what_was_measured(work: memmon.Job,
                                  stop: Callable[..., Any] = memmon.Job.stop) -> None:
     """Ignore the first look of the multicall."""
     stop(work)
-    work.stopped_start = work.stopped and work.old.start
+    work.stopped = work.stopped and work.stopped._replace(start=work.old.start)
 
 
 def keep_no_restarts(history: memmon.History, secs: float, now: float) -> list[memmon.Restart]:
