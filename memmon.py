@@ -1703,7 +1703,6 @@ class Job:
 
     site: Site
     config: Mapping[str, Any]  # what getAllConfigInfo says of the process; {} where it says nothing
-    up_secs: float             # for how long it must run to be up
 
     def __init__(self, history: History, reading: Reading, total: Reading | None,
                  siblings: Sequence[str] = ()) -> None:
@@ -1711,6 +1710,7 @@ class Job:
         self.reading = reading                  # the last
         self.total = total                      # likewise, where the restart is for its sake
         self.siblings = siblings                # namespecs of the other members of its pool
+        self.up_secs = FIRST_UP_SECS if siblings else UP_SECS  # how long it must run to be up
         self.course = history.course.draw(reading.room)
         self.old = reading.process              # the run that is to be stopped
         # Bytes, without what was being stopped when this process was chosen.
@@ -1733,12 +1733,12 @@ class Job:
         self.run, self.run_since = self.old.run, 0.0
         self.remarks: list[str] = []
 
-    def steps(self, site: Site, config: Mapping[str, Any], up_secs: float) -> Iterator[Report]:
+    def steps(self, site: Site, config: Mapping[str, Any]) -> Iterator[Report]:
         """Do it; yield what is to be told, when it happens. The last says how it ended.
 
         In the listener it may end without being done: then it is to be called again.
         """
-        self.site, self.config, self.up_secs = site, config, up_secs
+        self.site, self.config = site, config
         try:
             if not self.stop_requested:
                 self.prepare()
@@ -2103,17 +2103,16 @@ def fork(pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
 def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
     """Restart the processes of a pool one after the other: the work of a worker."""
     configs = site.server.configs()
-    up_secs = FIRST_UP_SECS
     for number, job in enumerate(jobs):
-        config = configs.get(job.old.namespec, {})
-        for report in job.steps(site, config, up_secs if job.siblings else UP_SECS):
+        for report in job.steps(site, configs.get(job.old.namespec, {})):
             send_step(writer, number, job, report)
         for delivery in commands(site.options, report.command, report):
             deliver(delivery)
         if report.event in LOST_EVENTS:
             return  # the others of the pool are left alone
         if report.event == 'restarted' and report.new_pid:  # what has ended since proves little
-            up_secs = UP_SECS
+            for other in jobs:
+                other.up_secs = UP_SECS
 
 
 def send_step(writer: int, number: int, job: Job, report: Report) -> None:
@@ -2223,8 +2222,7 @@ class Workers:
     def restart_here(self, site: Site) -> list[Step]:
         """Go on with the first restart of the queue in the listener itself, for ten seconds."""
         job, *others = self.queue[0]
-        found = [(job, report._replace(command=''))
-                 for report in job.steps(site, {}, FIRST_UP_SECS if job.siblings else UP_SECS)]
+        found = [(job, report._replace(command='')) for report in job.steps(site, {})]
         if job.is_done:
             left = [] if found[-1][1].event in LOST_EVENTS else others
             self.queue[:1] = [left] if left else []

@@ -662,8 +662,8 @@ def job(namespec: str, *pool: str, **fields: Any) -> memmon.Job:
     history = memmon.History(process)
     history.pool = pool or (group,)
     reading = memmon.Reading(process, memmon.NO_LIMIT, 1, 2, memmon.MEASURES['rss'], 3, 3, 3, 5)
-    made = memmon.Job(history, reading, None)
-    for field, value in {'config': {}, 'up_secs': 1, **fields}.items():
+    made = memmon.Job(history, reading, None, fields.pop('siblings', ()))
+    for field, value in {'config': {}, **fields}.items():
         setattr(made, field, value)
     return made
 
@@ -702,7 +702,7 @@ def test_run_that_starts_in_the_second_of_the_old_one_is_not_taken_for_it() -> N
     server = ShowsOneAfterTheOther(
         seen('STOPPED', stop=1000, now=1000), seen('STARTING', now=1000), seen('FATAL', now=1001))
     work = job('web:web', stop_requested=True)
-    report = next(work.steps(site(server, 0), {}, 1))
+    report = next(work.steps(site(server, 0), {}))
     assert (report.event, work.tried) == ('failed to start', 1000)
 
 
@@ -759,9 +759,9 @@ PAUSED = 'paused'
 def timed(server: Any, site: memmon.Site, up_secs: float = memmon.UP_SECS, **fields: Any
           ) -> list[tuple[int, str]]:
     """Restart a process; return the events with their seconds, and when the listener paused."""
-    work, found = job('web:web', **fields), []
+    work, found = job('web:web', **fields, up_secs=up_secs), []
     while not work.is_done:
-        found += [(int(server.secs), report.event) for report in work.steps(site, {}, up_secs)]
+        found += [(int(server.secs), report.event) for report in work.steps(site, {})]
         found += [] if work.is_done else [(int(server.secs), PAUSED)]
     return found
 
@@ -946,7 +946,7 @@ def test_last_try_is_waited_for_and_tries_of_supervisord_are_none_of_an_operator
     server: Any = FailsAgain(seen('FATAL', start=1107))
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
     work = job('web:web', stop_requested=True)
-    *_, report = work.steps(site, {}, 1)
+    *_, report = work.steps(site, {})
     assert (report.event, work.tried) == ('gave up starting', 1810)
     assert '; it is FATAL: ' in report.line
 
@@ -990,9 +990,9 @@ def test_listener_goes_on_with_its_own_restart_where_it_has_paused(
     begun: list[tuple[str, float]] = []
     script = [[memmon.STOPPING], [FAILED], [], [last]]  # what is told before each pause
 
-    def steps(work: memmon.Job, site: memmon.Site, config: object, up_secs: float) -> Any:
+    def steps(work: memmon.Job, site: memmon.Site, config: object) -> Any:
         assert site.in_listener
-        begun.append((work.old.namespec, up_secs))
+        begun.append((work.old.namespec, work.up_secs))
         left = vars(work).setdefault('script', list(script))
         for event in left.pop(0):
             work.is_reported = work.is_reported or event == FAILED
