@@ -2953,9 +2953,6 @@ PROCESS_METRICS = (
     Metric('memmon_process_unmeasured', 'Whether a process runs that cannot be measured.',
            lambda history: history.is_hidden),
 )
-VERSION_METRICS = (
-    Metric('memmon_info', 'The version of memmon.', lambda tick: 1),
-)
 TICK_METRICS = (
     Metric('memmon_check_success', 'Whether the last tick could check the processes.',
            lambda tick: tick.is_good),
@@ -2983,18 +2980,18 @@ class Tick(NamedTuple):
 
     def collect(self) -> Iterator[Any]:
         """Yield the metrics, as far as there are any."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client import core
+        yield core.InfoMetricFamily('memmon', 'The version of memmon.', {'version': __version__})
         processes = [([one_line(history.process.group), one_line(history.process.name)], history)
                      for history in self.monitor.histories.values()]
         measured = [([*names, self.monitor.options.kind], history) for names, history in processes]
         names = ['group', 'process', 'kind']
         for metrics, labels, rows in (
                 (MEASURE_METRICS, names, measured), (PROCESS_METRICS, names[:2], processes),
-                (VERSION_METRICS, ['version'], [([__version__], self)]),
                 (TICK_METRICS, [], [([], self)])):
             for metric in metrics:
-                family = (CounterMetricFamily if metric.is_counter else GaugeMetricFamily)(
-                    metric.name, metric.help, labels=labels)
+                kind = core.CounterMetricFamily if metric.is_counter else core.GaugeMetricFamily
+                family = kind(metric.name, metric.help, labels=labels)
                 for texts, row in rows:
                     value = metric.value(row)
                     if value is not None:
