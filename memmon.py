@@ -297,8 +297,7 @@ class Option(NamedTuple):
     argument: str
     help: str
     parse: Optional[Callable[[str], Any]] = None
-    default: Any = False
-    repeats: bool = False
+    default: Any = False  # (): it can be repeated, and the values are put together
     field: str = ''  # of Options; if empty, the name
 
     @property
@@ -312,10 +311,9 @@ LIMITS, WHEN = 'Limits', 'When to restart'
 # getopt accepts any unambiguous prefix of a long option, --group and --sendmail among them.
 OPTIONS = (
     Option(LIMITS, 'p', 'program', 'NAME=SIZE', 'limit each process of a program; NAME is a '
-           'program or a namespec, GROUP:NAME', partial(parse_limit_option, 'program'),
-           repeats=True),
+           'program or a namespec, GROUP:NAME', partial(parse_limit_option, 'program'), ()),
     Option(LIMITS, 'g', 'groupname', 'NAME=SIZE', 'limit each process of a group',
-           partial(parse_limit_option, 'groupname'), repeats=True),
+           partial(parse_limit_option, 'groupname'), ()),
     Option(LIMITS, 'a', 'any', 'SIZE', 'limit every child of supervisord',
            partial(parse_limit_option, 'any'), None),
     Option(LIMITS, 't', 'total', 'SIZE', 'limit all of them together; restart the largest',
@@ -331,11 +329,11 @@ OPTIONS = (
            field='dry_run'),
     Option('Telling', 'o', 'on', 'EVENT=COMMAND', 'run COMMAND before or after a restart (before '
            'postpones it with exit status 75), or when one has failed, is held by -r, or on warn',
-           parse_on, repeats=True),
+           parse_on, ()),
     Option('Telling', 'w', 'warn', 'PERCENT', 'report once when a process uses PERCENT of its '
            'limit', parse_percent, 0),
     Option('Telling', 'm', 'email', 'ADDRESS', 'mail about restarts and failures; several '
-           'addresses with commas, or repeat it', parse_addresses, repeats=True),
+           'addresses with commas, or repeat it', parse_addresses, ()),
     Option('Telling', 's', 'sendmail_program', 'COMMAND', 'pipe mail to COMMAND (default: '
            '/usr/sbin/sendmail -t -i)', parse_text, '/usr/sbin/sendmail -t -i'),
     Option('Telling', 'u', 'uptime', 'DURATION', 'mail about a restart only if the process had '
@@ -399,8 +397,7 @@ def parse_args(argv: Sequence[str]) -> Options:
         raise UsageError(f'{one_line(error)}; memmon --help lists the options') from None
     if rest:
         raise UsageError(f'unexpected argument {rest[0]!r}: {hint_at(pairs, rest)}')
-    values: dict[str, Any] = {option.field or option.name: () if option.repeats else option.default
-                              for option in OPTIONS}
+    values: dict[str, Any] = {option.field or option.name: option.default for option in OPTIONS}
     decisive: list[str] = []
     for flag, text in pairs:
         option = next(option for option in OPTIONS
@@ -414,7 +411,7 @@ def parse_args(argv: Sequence[str]) -> Options:
         if isinstance(value, Limit):
             value = value._replace(given=given)
         field = option.field or option.name
-        values[field] = (*values[field], value) if option.repeats else value
+        values[field] = (*values[field], value) if option.default == () else value
     values['email'] = sum(values['email'], ())
     values['limits'] = (*values.pop('program'), *values.pop('groupname'),
                         *filter(None, [values.pop('any')]))
