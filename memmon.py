@@ -922,14 +922,13 @@ def show_url(url: str) -> str:
 
 
 # What went wrong with a connection, the most special first, and what to do about it.
-FAILURES: tuple[tuple[type[Exception], str], ...] = (
+FAILURES: tuple[tuple[Any, str], ...] = (
     (FileNotFoundError, 'no such socket: {url}; is supervisord running, with a '
                         '[unix_http_server] section?'),
     (PermissionError, 'no permission to use {url}: see chmod and chown in [unix_http_server]'),
     (ConnectionRefusedError, 'nothing listens at {url}; is supervisord running?'),
     (socket.timeout, f'no answer from supervisord at {{url}} within {RPC_TIMEOUT_SECS} seconds'),
-    (OSError, 'no answer from supervisord at {url}: {error}'),
-    (MemoryError, 'no answer from supervisord at {url}: {error}'),
+    ((OSError, MemoryError), 'no answer from supervisord at {url}: {error}'),
     (UnicodeEncodeError, 'the user name or password for {url} is not UTF-8: {error}'),
     (Exception, 'the server at {url} is not supervisord: {error}'),
 )
@@ -945,7 +944,7 @@ def explain(error: Exception, url: str) -> str:
                     "SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in memmon's environment to those "
                     'of its HTTP server')
         what = f'HTTP {error.errcode} {one_line(error.errmsg)}'
-    return text.replace('{url}', show_url(url)).replace('{error}', what)
+    return text.format(url=show_url(url), error=what)
 
 
 def parse_server(env: Mapping[str, str]) -> Server:
