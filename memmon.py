@@ -1862,7 +1862,6 @@ class Job:
         """
         resumed, orphaned = time.monotonic(), math.inf
         self.began = min(self.began, resumed)
-        self.reached = max(self.reached, self.began)
         while True:
             now = time.monotonic()
             age = now - self.began
@@ -1871,14 +1870,14 @@ class Job:
                 self.reached = now
                 step, text = next_step(seen, self.old, self.stopped,
                                        self.config.get('exitcodes', [0]))
-                if step == WAIT and text and age >= RPC_TIMEOUT_SECS:
+                if step != WAIT:
+                    self.take_step(step, text, seen, now)
+                elif text and age >= RPC_TIMEOUT_SECS:
                     raise Done('not restarted', text, seen.pid)
-                if step == WAIT and not text and age >= SLOW_STOP_SECS and not self.is_slow:
+                elif not text and age >= SLOW_STOP_SECS and not self.is_slow:
                     self.is_slow = True
                     log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its '
                                 'section', self.old.namespec, SLOW_STOP_SECS)
-                if step != WAIT:
-                    self.take_step(step, text, seen, now)
             except ShuttingDown:
                 raise
             except Fault as fault:
@@ -1889,7 +1888,7 @@ class Job:
                 if not is_alive(self.site.supervisord_pid):
                     raise Done('not restarted', 'supervisord has ended', 0) from None
                 self.why = reason_of(error)
-                if now - self.reached >= BACKOFF_SECS:
+                if now - max(self.began, self.reached) >= BACKOFF_SECS:
                     self.failures = START_TRIES
             if self.failures >= START_TRIES and not self.is_reported:
                 self.is_reported = True
