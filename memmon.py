@@ -808,6 +808,10 @@ class Process(NamedTuple):
         """What tells one run of a process from another, which may have got the same pid."""
         return self.pid, self.start
 
+    def has_ended_within(self, secs: float) -> bool:
+        """Tell whether it has ended lately, by supervisord's clock."""
+        return 0 < self.stop < LAST_SECOND and 0 <= self.now - self.stop < secs
+
 
 LAST_SECOND = 2 ** 31 - 1  # of 2038: XML-RPC has no larger integers, and all times stay there
 PROCESS_TYPES = get_type_hints(Process)
@@ -1265,8 +1269,7 @@ def is_lost(history: History, now: float) -> bool:
 def supervisord_goes_on(process: Process) -> bool:
     """Tell whether supervisord is about to start, or to stop, a process by itself."""
     if process.state == ProcessStates.EXITED:
-        ago = process.now - process.stop
-        return process.stop < LAST_SECOND and 0 <= ago < 3  # then autorestart has started it
+        return process.has_ended_within(3)  # then autorestart has started it
     return bool(process.state != ProcessStates.FATAL)
 
 
@@ -2021,9 +2024,9 @@ def is_moving(seen: Process, is_young: bool) -> bool:
     When memmon is young, the worker of the one before may go on with what has failed to start.
     """
     if seen.state == ProcessStates.STOPPED:
-        return seen.stop < LAST_SECOND and 0 <= seen.now - seen.stop < 3
+        return seen.has_ended_within(3)
     if seen.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
-        return is_young and lost_before(seen, 0) is not None
+        return is_young and seen.has_ended_within(ORPHAN_PATIENCE_SECS)
     return seen.state in (ProcessStates.STARTING, ProcessStates.STOPPING)
 
 
@@ -2483,13 +2486,11 @@ def lost_before(process: Process, now: float) -> Lost | None:
     """Return what the memmon before this one, or its worker, may be about to bring back."""
     if process.state == ProcessStates.STOPPING:
         return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
-    ago = process.now - process.stop
-    if not 0 < process.stop < LAST_SECOND or not 0 <= ago < ORPHAN_PATIENCE_SECS:
-        return None
-    if process.state == ProcessStates.STOPPED:
-        return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
-    if process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
-        return Lost(process.now, math.inf)
+    if process.has_ended_within(ORPHAN_PATIENCE_SECS):
+        if process.state == ProcessStates.STOPPED:
+            return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
+        if process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
+            return Lost(process.now, math.inf)
     return None
 
 
