@@ -1004,7 +1004,7 @@ class Reading(NamedTuple):
     memory: Optional[int] = None  # what counts
     at: int = 0                   # when it was taken, in seconds since the epoch
     is_exact: bool = True         # else the memory is the bound
-    pids: Sequence[int] = ()      # what was measured: itself, then any descendants
+    pids: Sequence[int] = ()      # what is measured: itself, then any descendants that count
     unread: Tuple[int, ...] = ()  # those of which the bound had to do
 
     @property
@@ -1051,7 +1051,7 @@ def take_reading(processes: Processes, of: Reading, exactly: bool, now: int = 0)
     of: another reading of it. now: seconds since the epoch, if the caller knows them: to ask costs
     as much as to judge.
     """
-    measure, pids = of.measure, [of.process.pid]
+    measure, pids = of.measure, of.pids
     rss = processes.rss(of.process.pid)
     if measure.with_tree and rss is not None:
         pids = tree(processes, of.process.pid)
@@ -1161,7 +1161,8 @@ class History:
 
     def __init__(self, process: Process) -> None:
         self.limit = NO_LIMIT
-        self.blank = Reading(process, NO_LIMIT, math.inf, math.inf, MEASURES['rss'])  # to be taken
+        # What is to be measured.
+        self.blank = Reading(process, NO_LIMIT, math.inf, math.inf, MEASURES['rss'])
         self.pool: tuple[str, ...] = ()
         self.is_blocked = False               # its pool is being restarted, or has lost one
         self.seen_at = 0.0                    # when it was measured last, as are all times below:
@@ -2304,7 +2305,7 @@ class Monitor:
         if children != self.named or any(history.lost or history.is_hidden
                                          for history in self.histories.values()):
             processes, children = self.name_children(now)
-        if self.uses_percent:
+        if self.uses_percent and read_machine_memory() != self.machine:
             self.resolve_limits()
         options, clock = self.options, int(time.time())
         deadline = math.inf if options.check else time.monotonic() + DEAR_SECS
@@ -2391,8 +2392,9 @@ class Monitor:
         """Find out what the limits come to: a container can be resized."""
         self.machine = read_machine_memory() if self.uses_percent else 0
         for history in self.histories.values():
-            history.blank = Reading(history.process, history.limit,
-                                    *sizes_of(history.limit, self.machine), self.measure)
+            history.blank = Reading(
+                history.process, history.limit, *sizes_of(history.limit, self.machine),
+                self.measure, pids=(history.process.pid,))
         self.limited = [history for history in self.running if history.blank.soft != math.inf]
 
     def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:

@@ -156,7 +156,7 @@ Row = Tuple[Reading, int]  # with its peak
 def row(namespec: str, pid: int, rss_mb: float | None, peak_mb: float = 0, **fields: Any) -> Row:
     rss = None if rss_mb is None else int(rss_mb * MB)
     reading = Reading(process(namespec, pid), memmon.NO_LIMIT, math.inf, math.inf,
-                      memmon.MEASURES['rss'], rss, rss, rss, 1100)
+                      memmon.MEASURES['rss'], rss, rss, rss, 1100, pids=(pid,))
     return reading._replace(**fields), int(peak_mb * MB)
 
 
