@@ -330,6 +330,16 @@ def test_absence_of_ticks_is_an_info_and_then_a_warning(
     assert all('[eventlistener:x]' in message for message in caplog.messages)
 
 
+def test_any_event_shows_that_the_section_is_an_event_listener(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = memmon.Listener(memmon.parse_args(['-a', '1MB']), memmon.Server(URL))
+    monkeypatch.setattr(listener, 'wait', lambda stdin: None)
+    (tmp_path / 'stdin').write_text('eventname:PROCESS_STATE len:0\n')
+    with open(tmp_path / 'stdin', encoding='utf-8') as stdin:
+        listener.serve(stdin, io.StringIO())
+    assert listener.no_event == []
+
+
 # Between two ticks.
 
 def test_leak_is_stopped_long_before_the_next_tick(

@@ -841,6 +841,19 @@ def test_listener_pauses_every_ten_seconds_and_gives_up_like_a_worker(
     assert [event for _, event in found if event != PAUSED] == [FAILED, 'gave up starting']
 
 
+@pytest.mark.parametrize('in_listener', [False, True])
+def test_supervisord_that_does_not_answer_for_a_minute_is_a_failure_to_start(
+        in_listener: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def show(server: Supervisor) -> memmon.Process:
+        if server.secs - server.starts[-1] < 100:
+            raise memmon.SupervisordError('no answer') if server.secs < 50 else OSError(24, 'full')
+        return seen('RUNNING', pid=9, start=1200)
+    found = restart_in_time(monkeypatch, Supervisor(show), in_listener=in_listener,
+                            stop_requested=True)
+    assert [event for _, event in found if event != PAUSED] == [FAILED, 'restarted']
+    assert [secs for secs, event in found if event == FAILED] == [pytest.approx(62, abs=5)]
+
+
 @pytest.mark.parametrize('was_run, event, pid, state, command, new_pid', [
     (True, 'not restarted', None, 'RUNNING', 'after', 7),
     (True, 'not restarted', None, 'STOPPED', 'failed', 0),
