@@ -1745,6 +1745,7 @@ class Job:
                 self.stop_requested = True
                 yield self.report(STOPPING)
                 self.stop()
+                yield self.report(STOPPING)  # another worker is to know which run was stopped
             yield from self.bring_back()
         except Done as done:
             yield self.last_report(*done.args)
@@ -2069,6 +2070,16 @@ MAX_WORKERS = 64
 MAX_DELIVERIES = 8     # at once
 
 
+@contextlib.contextmanager
+def sigterm_held() -> Iterator[None]:
+    """Have SIGTERM wait until what is in the block is done: it would end the listener midway."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
 def fork(pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
     """Have a process of its own do some work; return its pid. Raises OSError.
 
@@ -2085,6 +2096,7 @@ def fork(pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             # A handler, since the user's commands would inherit SIG_IGN.
             signal.signal(signum, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
@@ -2122,8 +2134,10 @@ def send_step(writer: int, number: int, job: Job, report: Report) -> None:
     is_logged = report.command and report.event != 'postponed'  # which is logged once only
     if is_logged:
         write_log(report)
+    line = binascii.b2a_base64(pickle.dumps((number, job, report)))
     try:
-        os.write(writer, binascii.b2a_base64(pickle.dumps((number, job, report))))
+        while line:
+            line = line[os.write(writer, line):]  # a signal may end it halfway
     except OSError:
         if report.event in EVENTS:
             if not is_logged:
@@ -2184,21 +2198,22 @@ class Workers:
     def start_some(self, site: Site) -> list[Step]:
         """Start what waits, as many as may work at once; return what the listener did itself."""
         while (self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES
-               and self.start([], deliver, self.deliveries[0])):
-            self.deliveries.pop(0)
+               and self.start(self.deliveries, [], deliver, self.deliveries[0])):
+            pass
         while self.queue:
             young = [worker for worker in self.workers if worker.jobs and not worker.is_failing
                      and time.monotonic() - worker.began < YOUNG_SECS]
             if not self.queue[0][0].stop_requested and (
                     len(young) >= MAX_YOUNG_WORKERS or len(self.workers) >= MAX_WORKERS):
                 break
-            if not self.start(self.queue[0], work_on_pool, self.queue[0], site):
+            if not self.start(self.queue, self.queue[0], work_on_pool, self.queue[0], site):
                 return self.restart_here(site._replace(in_listener=True))
-            self.queue.pop(0)
         return []
 
-    def start(self, jobs: Sequence[Job], work: Callable[..., object], *args: Any) -> bool:
-        """Fork a process for some work; tell whether that was possible.
+    @sigterm_held()
+    def start(self, queue: list[Any], jobs: Sequence[Job], work: Callable[..., object], *args: Any
+              ) -> bool:
+        """Fork a process for the first of a queue, and take it off; tell whether it was possible.
 
         Its end shows at the reader of the pipe; work on jobs is given the writer.
         """
@@ -2216,6 +2231,7 @@ class Workers:
         os.close(writer)
         self.said.discard('cannot fork')
         self.workers.append(Worker(pid, reader, jobs))
+        queue.pop(0)
         return True
 
     def restart_here(self, site: Site) -> list[Step]:
@@ -2229,6 +2245,7 @@ class Workers:
             self.queue.append(self.queue.pop(0))
         return found
 
+    @sigterm_held()
     def collect(self, ready: Iterable[int]) -> list[Step]:
         """Return what the workers whose pipes are ready have written; replace what was killed."""
         found = []
@@ -2683,7 +2700,8 @@ class Listener:
         jobs = self.workers.jobs()
         if not (lost or jobs or self.has_blocked):
             return
-        pools = {history.pool for history in [*lost, *(job.history for job in jobs)]}
+        busy = {job.history.pool for job in jobs}
+        pools = {history.pool for history in lost} | busy
         for history in histories:
             history.is_blocked = history.pool in pools
         self.has_blocked = bool(pools)
@@ -2692,7 +2710,8 @@ class Listener:
             since = history.said_ever.setdefault('still down', now)
             if not history.lost or history.lost.until < math.inf:
                 continue
-            if not is_known and sum(other.pool == history.pool for other in histories) > 1:
+            if not is_known and history.pool not in busy and 1 < sum(
+                    other.pool == history.pool for other in histories):
                 log.info('%s is %s: until it is up, no other process of its pool is touched',
                          process.namespec, process.statename)
             if now - since >= DAY:
@@ -2914,6 +2933,7 @@ def listen(options: Options, server: Server) -> None:
     except BrokenPipeError:
         pass  # supervisord has ended
     finally:
+        signal.signal(signal.SIGTERM, lambda *_: None)  # once is enough
         listener.end()
 
 
@@ -3119,7 +3139,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
                 if reading.process in memmons else reading for reading in readings]
     peaks = [(reading, read_status(reading.pids, 'VmHWM')) for reading in readings]
     lines = format_table(peaks, options, columns)
-    known = [reading.process for reading in readings]
+    known = [reading.process for reading in readings if reading.process not in memmons]
     lines += [explain_unmatched(limit, known) for limit in find_unmatched(options.limits, known)]
     lines += tiny_limits(options)
     if monitor.hidden:
@@ -3203,7 +3223,9 @@ def is_memmon(process: Process) -> bool:
         words = read_proc(f'/proc/{process.pid}/cmdline').split(b'\0')
     except OSError:
         return False
-    return any(os.path.basename(word) in (b'memmon', b'memmon.py') for word in words[:3])
+    if os.path.basename(words[0]).startswith(b'python'):
+        words = [word for word in words[1:] if not word.startswith(b'-')]
+    return os.path.basename(b''.join(words[:1])) in (b'memmon', b'memmon.py')
 
 
 def round_up(size: float) -> str:

@@ -333,6 +333,18 @@ def test_memmon_has_no_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
         assert cells[-6:] == ['60MB', '60MB', '-', 'no', 'option', '-']
 
 
+@pytest.mark.parametrize('command, is_one', [
+    ('/opt/memmon/bin/python3 /opt/memmon/bin/memmon -a 1MB', True),
+    ('python3.11 -u -m memmon -a 1MB', True), ('python memmon.py', True), ('memmon -a 1MB', True),
+    ('python app.py /var/log/memmon', False), ('tail -F /var/log/memmon', False), ('', False),
+])
+def test_memmon_is_told_by_its_command(command: str, is_one: bool,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memmon, 'read_proc', lambda path: '\0'.join(
+        [*command.split(), '']).encode())
+    assert memmon.is_memmon(process('web', 7)) == is_one
+
+
 # Names, and what they must not do to a terminal.
 
 def info(namespec: str, pid: int, **fields: Any) -> dict[str, Any]:

@@ -114,8 +114,8 @@ def test_stack_dump_before_a_restart(tmp_path: Path, start_supervisord: StartSup
     recipe, = code_blocks('Stack dump before a restart', 'ini')
     resize(tmp_path, 'web', 210)
     supervisord = start(start_supervisord, sized('web'), recipe)
-    wait_log(supervisord, ' restarted web:web: ')
-    dump = memmon_log(supervisord).partition(' restarted web:web: ')[0]
+    wait_log(supervisord, ' INFO memmon: restarted web:web: ')
+    dump = memmon_log(supervisord).partition(' INFO memmon: restarted web:web: ')[0]
     assert re.search(r'^Process \d+: .*program\.py --file web\.mb$', dump, re.M), dump
     assert re.search(r'^    <module> \(.*program\.py:\d+\)$', dump, re.M), dump
     assert ' ERROR ' not in dump
@@ -187,7 +187,7 @@ def test_graceful_reload_of_gunicorn(tmp_path: Path, start_supervisord: StartSup
     wait_for(lambda: not any(map(is_running, children_of(supervisord.pid('memmon')))))
     wait_for(lambda: sum(map(rss_mb, children_of(master))) > 420 or not client.get('/leak'))
     os.kill(supervisord.pid('memmon'), signal.SIGCONT)
-    wait_log(supervisord, ' restarted web:web: ')
+    wait_log(supervisord, ' INFO memmon: restarted web:web: ')
     assert supervisord.pid('web') != master and ' ERROR ' not in memmon_log(supervisord)
 
 
@@ -284,7 +284,7 @@ def test_settings_for_celery_lose_no_job(tmp_path: Path, monkeypatch: pytest.Mon
     subprocess.run([sys.executable, '-c', send], cwd=tmp_path, check=True)
     wait_for(lambda: len(list(tmp_path.glob('begun-*'))) >= 4)
     supervisord.call('startProcess', 'memmon')
-    wait_log(supervisord, ' restarted celery:celery: ')
+    wait_log(supervisord, ' INFO memmon: restarted celery:celery: ')
     assert supervisord.pid('celery') != master
     supervisord.call('stopProcess', 'memmon')
     wait_for(lambda: len(list(tmp_path.glob('done-*'))) == 8)
@@ -306,7 +306,7 @@ def test_garbage_collection_before_a_restart(
     assert (tmp_path / 'jcmd.log').read_text() == f'{pid} GC.run\n'
     assert list(tmp_path.glob('gc-*')) == [tmp_path / f'gc-{pid}']
     resize(tmp_path, 'java', 210)  # so soon again: a collection is no help
-    wait_log(supervisord, ' restarted java:java: RSS ')
+    wait_log(supervisord, ' INFO memmon: restarted java:java: RSS ')
     wait_for(lambda: not list(tmp_path.glob('gc-*')))
     assert (tmp_path / 'jcmd.log').read_text() == f'{pid} GC.run\n'
     assert ' ERROR ' not in memmon_log(supervisord)
@@ -337,12 +337,12 @@ def test_warming_up(tmp_path: Path, start_supervisord: StartSupervisord) -> None
     supervisord.wait_up('web:web_00', 'web:web_01')
     (tmp_path / 'loading').touch()
     supervisord.call('startProcess', 'memmon')
-    wait_log(supervisord, ' restarted web:web_00: ')
+    wait_log(supervisord, ' INFO memmon: restarted web:web_00: ')
     command = f'http://127.0.0.1:{hundred}00/'
     wait_for(lambda: any(command in line for line in processes_in(tmp_path).values()))
     assert not wait_for_pid_change(supervisord, 'web:web_01', secs=3)
     (tmp_path / 'loading').unlink()
-    wait_log(supervisord, ' restarted web:web_01: ')
+    wait_log(supervisord, ' INFO memmon: restarted web:web_01: ')
     assert ' ERROR ' not in memmon_log(supervisord)
 
 
@@ -371,7 +371,7 @@ def test_quiet_hours_postpone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     wait_log(supervisord, ' postponed web:web: RSS ')
     assert supervisord.spawned('web') == 1
     resize(tmp_path, 'web', 310)
-    wait_log(supervisord, ' restarted web:web: RSS ')
+    wait_log(supervisord, ' INFO memmon: restarted web:web: RSS ')
     assert ' is over 300MB ' in memmon_log(supervisord)
 
 
@@ -493,7 +493,7 @@ def test_waiting_for_a_lock(tmp_path: Path, start_supervisord: StartSupervisord)
                             swap(recipe, **{'/run/lock/queue.lock': str(lock)}))
         wait_log(supervisord, ' postponed queue:queue: ')
         assert supervisord.spawned('queue') == 1
-    wait_log(supervisord, ' restarted queue:queue: ')
+    wait_log(supervisord, ' INFO memmon: restarted queue:queue: ')
     assert ' ERROR ' not in memmon_log(supervisord)
 
 
@@ -509,5 +509,5 @@ def test_waiting_for_the_files_of_jobs(tmp_path: Path, start_supervisord: StartS
     (tmp_path / 'running' / 'job 1').unlink()
     assert supervisord.spawned('queue') == 1
     (tmp_path / 'running' / 'job 2').unlink()
-    wait_log(supervisord, ' restarted queue:queue: ')
+    wait_log(supervisord, ' INFO memmon: restarted queue:queue: ')
     assert ' ERROR ' not in memmon_log(supervisord)

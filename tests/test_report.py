@@ -184,6 +184,10 @@ def test_pool_that_the_memmon_before_left_blocked_is_named_once(
         history = listener.monitor.histories[name] = History(process(f'shop:{name}', FATAL))
         history.pool = 'shop', pool
         history.lost = memmon.Lost(1725, math.inf if name != 'web_1' else 99)
+    own = History(process('own:web_0', FATAL))  # what this memmon restarts is reported by that
+    own.lost, own.pool = memmon.Lost(1725, math.inf), ('own', 'web')
+    listener.monitor.histories.update({'own:web_0': own, 'own:web_1': own})
+    listener.workers.queue = [[memmon.Job(own, BIG, None)]]
     for now in (0, 1):
         listener.find_blocked(now)
     assert caplog.messages == [

@@ -11,7 +11,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, NoReturn, Sequence
 from xmlrpc.client import Fault
 
 import pytest
@@ -1056,6 +1056,48 @@ def test_next_worker_knows_what_the_killed_one_had_reported_and_measured(
     assert {**vars(left), 'history': far.history} == vars(far)
     left.is_done = True
     assert not worker.is_failing
+
+
+def test_step_is_written_whole_though_a_signal_ends_a_write_halfway(
+        workers: memmon.Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, 'write', lambda descriptor, data: write(descriptor, data[:1000]))
+    one = job('a:1', stop_requested=True)
+    worker, reader = write_steps(workers, (one, memmon.Report(FAILED, '', one.reading)))
+    [(_, report)] = workers.collect([reader])
+    assert (report.event, worker.unread) == (FAILED, b'')
+
+
+@pytest.mark.parametrize('what', ['a fork', 'the end of a killed worker'])
+def test_sigterm_finds_what_was_stopped_in_one_place(
+        what: str, workers: memmon.Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def come(*_: int) -> int:
+        """Let SIGTERM come in the middle."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit
+
+    if what == 'a fork':
+        workers.queue = [[job('a:1', stop_requested=True)]]
+        monkeypatch.setattr(memmon, 'fork', come)
+    else:
+        one = job('a:1', stop_requested=True)
+        _, reader = write_steps(workers, (one, memmon.Report(memmon.STOPPING, '', one.reading)))
+        workers.collect([reader])
+        monkeypatch.setattr(os, 'waitpid', come)
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit):
+            if what == 'a fork':
+                workers.start_some(NOWHERE)
+            else:
+                workers.collect([reader])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [each.old.namespec for each in workers.jobs() if each.stop_requested] == ['a:1']
+    assert len(workers.queue) == (what != 'a fork')
 
 
 @needs_proc

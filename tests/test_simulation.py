@@ -85,8 +85,8 @@ def keep_no_restarts(history: memmon.History, secs: float, now: float) -> list[m
 
 # The last: the first history in which the wrong program was noticed, to save time.
 WRONG: tuple[tuple[Any, str, Any, str, int], ...] = (
-    (memmon.Server, 'stop', stop_in_two_calls, 'has stopped it', 45),
-    (memmon.Job, 'stop', start_only_what_was_measured, 'has stopped it', 290),
+    (memmon.Server, 'stop', stop_in_two_calls, 'has stopped it', 164),
+    (memmon.Job, 'stop', start_only_what_was_measured, 'has stopped it', 177),
     (memmon, 'pool_of', each_in_a_pool_of_its_own, 'is down because of memmon', 2),
     (memmon, 'next_step', never_again, 'is down because of memmon', 244),
     (memmon, 'next_step', never_again, 'is FATAL, and memmon has stopped it', 29),
