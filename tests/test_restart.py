@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -1073,7 +1074,8 @@ def test_sigterm_finds_what_was_stopped_in_one_place(
         what: str, workers: memmon.Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     def come(*_: int) -> int:
         """Let SIGTERM come in the middle."""
-        os.kill(os.getpid(), signal.SIGTERM)
+        # To this thread: a test has others, which do not block it.
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         return 0
 
     def end(*_: object) -> NoReturn:
