@@ -1004,8 +1004,13 @@ class Reading(NamedTuple):
     memory: Optional[int] = None  # what counts
     at: int = 0                   # when it was taken, in seconds since the epoch
     is_exact: bool = True         # else the memory is the bound
-    pids: Sequence[int] = ()      # what is measured: itself, then any descendants that count
-    unread: Tuple[int, ...] = ()  # those of which the bound had to do
+    descendants: Sequence[int] = ()  # the pids of those that count as well
+    unread: Tuple[int, ...] = ()  # pids of which the bound had to do
+
+    @property
+    def pids(self) -> list[int]:
+        """What was measured: the process, then its descendants if they count."""
+        return [self.process.pid, *self.descendants]
 
     @property
     def uptime(self) -> int | None:
@@ -1051,20 +1056,23 @@ def take_reading(processes: Processes, of: Reading, exactly: bool, now: int = 0)
     of: another reading of it. now: seconds since the epoch, if the caller knows them: to ask costs
     as much as to judge.
     """
-    measure, pids = of.measure, of.pids
-    rss = processes.rss(of.process.pid)
+    measure, pid = of.measure, of.process.pid
+    rss = processes.rss(pid)
+    descendants: Sequence[int] = ()
     if measure.with_tree and rss is not None:
-        pids = tree(processes, of.process.pid)
-        rss += sum(filter(None, map(processes.rss, pids[1:])))
+        descendants = tree(processes, pid)[1:]
+        rss += sum(filter(None, map(processes.rss, descendants)))
     bound = memory = rss
     unread: tuple[int, ...] = ()
     if measure.fields and rss is not None:
+        pids = [pid, *descendants]
         if 'SwapPss' in measure.fields and has_swap():
             bound = memory = rss + read_status(pids, 'VmSwap')
         if exactly:
             memory, unread = measure_exactly(processes, pids, measure)
     return Reading(of.process, of.limit, of.soft, of.hard, measure, rss, bound, memory,
-                   now or int(time.time()), exactly or not measure.fields, pids, unread)
+                   now or int(time.time()), exactly or not measure.fields, descendants,
+                   unread)
 
 
 def add_up(of: Reading, readings: Sequence[Reading]) -> Reading:
@@ -1821,7 +1829,7 @@ class Job:
         if self.site.has_gone():  # asked last: the calls above may have taken seconds
             raise Done('not restarted', 'memmon has been stopped')
         self.reading, self.total = reading, total
-        self.descendants = {pid: run for pid in reading.pids[1:]
+        self.descendants = {pid: run for pid in reading.descendants
                             for run in [read_stat(pid)] if run}
 
     def run_before(self) -> None:
@@ -2409,9 +2417,8 @@ class Monitor:
         """Find out what the limits come to: a container can be resized."""
         self.machine = read_machine_memory() if self.uses_percent else 0
         for history in self.histories.values():
-            history.blank = Reading(
-                history.process, history.limit, *sizes_of(history.limit, self.machine),
-                self.measure, pids=(history.process.pid,))
+            history.blank = Reading(history.process, history.limit,
+                                    *sizes_of(history.limit, self.machine), self.measure)
         self.limited = [history for history in self.running if history.blank.soft != math.inf]
 
     def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:

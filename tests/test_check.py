@@ -156,7 +156,7 @@ Row = Tuple[Reading, int]  # with its peak
 def row(namespec: str, pid: int, rss_mb: float | None, peak_mb: float = 0, **fields: Any) -> Row:
     rss = None if rss_mb is None else int(rss_mb * MB)
     reading = Reading(process(namespec, pid), memmon.NO_LIMIT, math.inf, math.inf,
-                      memmon.MEASURES['rss'], rss, rss, rss, 1100, pids=(pid,))
+                      memmon.MEASURES['rss'], rss, rss, rss, 1100)
     return reading._replace(**fields), int(peak_mb * MB)
 
 
@@ -264,7 +264,7 @@ def test_peak_is_never_below_what_is_used(peak: float, rss: float | None, memory
 def test_processes_that_share_memory_are_named_with_c(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table({A: 100, B: 100, C: 100}, {B: A, C: A})
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: 40 * MB)
-    shared = row('web', A, 300)[0]._replace(pids=memmon.tree(table, A))
+    shared = row('web', A, 300)[0]._replace(descendants=memmon.tree(table, A)[1:])
     assert memmon.explain_tree(table, shared, options('-c')) == (
         'web:web shares memory among its 3 processes: with -k private, 120MB counts')
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: 80 * MB)

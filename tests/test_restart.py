@@ -1059,6 +1059,22 @@ def test_next_worker_knows_what_the_killed_one_had_reported_and_measured(
     assert not worker.is_failing
 
 
+@pytest.mark.parametrize('kind, memory', [('rss', '40MB'), ('pss', '30MB'), ('private', '90MB')])
+def test_new_run_is_measured_and_not_the_old_one(kind: str, memory: str,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_rollup(pid: int, fields: Sequence[str]) -> int:
+        if pid != 9:
+            raise FileNotFoundError
+        return len(fields) * 30 << 20
+    table = memmon.ProcessTable({9: (1, 40 << 20)})
+    monkeypatch.setattr(memmon, 'find_children', lambda pid: (table, frozenset([9])))
+    monkeypatch.setattr(memmon, 'read_rollup', read_rollup)
+    work = job('web:web', site=NOWHERE)
+    work.reading = memmon.take_reading(memmon.ProcessTable({7: (1, 50)}), work.reading._replace(
+        measure=memmon.MEASURES[kind]), False)
+    assert work.describe_new(seen('RUNNING', pid=9)).endswith(f' -> {memory}')
+
+
 def test_step_is_written_whole_though_a_signal_ends_a_write_halfway(
         workers: memmon.Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
