@@ -903,6 +903,9 @@ class Server(NamedTuple):
         look = {'methodName': 'supervisor.getProcessInfo', 'params': [namespec]}
         stop = {'methodName': 'supervisor.stopProcess', 'params': [namespec, False]}
         answers = self.call('system.multicall', [look, stop])
+        if not isinstance(answers, list) or len(answers) != 2:
+            raise SupervisordError(f'supervisord at {show_url(self.url)} answered the stop with '
+                                   f'{one_line(answers)[:100]}')
         for answer in answers:
             if isinstance(answer, dict) and 'faultCode' in answer:
                 raise refusal(Fault(answer['faultCode'], str(answer.get('faultString'))), self.url)

@@ -272,8 +272,10 @@ def test_stop_returns_what_was_stopped(start_fake_server: StartFakeServer) -> No
     ([{'faultCode': 10, 'faultString': 'BAD_NAME'}, NOT_RUNNING], Fault),
     ([{'faultCode': 10, 'faultString': 'BAD_NAME'}, True], Fault),
     ([INFO, {'faultCode': 6, 'faultString': 'SHUTDOWN_STATE'}], memmon.ShuttingDown),
+    ([INFO], memmon.SupervisordError),
+    ([INFO, True, INFO], memmon.SupervisordError),
     ([None, None], memmon.SupervisordError),
-    (None, TypeError),  # Job.stop takes any error for a lost answer
+    (None, memmon.SupervisordError),
 ])
 def test_stop_that_was_refused_is_an_error(
         answers: Any, kind: type[Exception], start_fake_server: StartFakeServer) -> None:
