@@ -929,7 +929,7 @@ def show_url(url: str) -> str:
 
 
 # What went wrong with a connection, the most special first, and what to do about it.
-FAILURES: tuple[tuple[Any, str], ...] = (
+FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     (FileNotFoundError, 'no such socket: {url}; is supervisord running, with a '
                         '[unix_http_server] section?'),
     (PermissionError, 'no permission to use {url}: see chmod and chown in [unix_http_server]'),
@@ -1218,10 +1218,9 @@ class History:
         self.seen_at = now
         if reading.is_exact:
             self.course.add(now, memory)
-        if (memory > reading.soft) != (self.over_since is not None):
-            self.refused = ''
         if memory > reading.soft:
-            self.over_since = now if self.over_since is None else self.over_since
+            if self.over_since is None:
+                self.over_since, self.refused = now, ''
             self.over_last = now
             # The first look after the minute counts as well: a tick is up to a second late.
             self.too_low = {level: too_low._replace(peak=max(too_low.peak, memory))
@@ -1229,7 +1228,7 @@ class History:
                             for level, too_low in self.too_low.items()}
             return
         if self.over_since is not None:
-            self.over_since = None
+            self.over_since, self.refused = None, ''
             self.said = {event: at for event, at in self.said.items() if event == NEAR}
         if self.too_low and now - self.over_last >= TOO_LOW_SECS:
             self.too_low = {}
@@ -2686,7 +2685,7 @@ class Listener:
         for history, reading in pairs:
             verdict = judge(reading, history, self.options, now)
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
-                due.append(self.job(history, reading, None))
+                due.append(Job(history, reading, None, self.siblings(history)))
         # What is restarted may bring the total down; but not what its `before` lets wait.
         total = self.monitor.total.reading
         if total and total.level and all(
@@ -2697,11 +2696,10 @@ class Listener:
                 due = [job for job in due if job.history is not chosen.history] + [chosen]
         return due
 
-    def job(self, history: History, reading: Reading, total: Reading | None) -> Job:
-        """Return the job to restart a process."""
-        siblings = [namespec for namespec, other in self.monitor.histories.items()
-                    if other.pool == history.pool and other is not history]
-        return Job(history, reading, total, siblings)
+    def siblings(self, history: History) -> list[str]:
+        """Return the namespecs of the other members of a process's pool."""
+        return [namespec for namespec, other in self.monitor.histories.items()
+                if other.pool == history.pool and other is not history]
 
     def find_blocked(self, now: float) -> None:
         """Find out which pools are being restarted, or have lost a process: report it each day."""
@@ -2720,8 +2718,7 @@ class Listener:
             since = history.said_ever.setdefault('still down', now)
             if not history.lost or history.lost.until < math.inf:
                 continue
-            if not is_known and history.pool not in busy and 1 < sum(
-                    other.pool == history.pool for other in histories):
+            if not is_known and history.pool not in busy and self.siblings(history):
                 log.info('%s is %s: until it is up, no other process of its pool is touched',
                          process.namespec, process.statename)
             if now - since >= DAY:
@@ -2776,7 +2773,7 @@ class Listener:
         for other, part in candidates:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
-                return self.job(other, part, total)
+                return Job(other, part, total, self.siblings(other))
             if verdict == DUE and options.dry_run:
                 return None
             if verdict == TOO_LOW and now - since < LOOK_SECS:

@@ -186,7 +186,9 @@ def test_pool_that_the_memmon_before_left_blocked_is_named_once(
         history.lost = memmon.Lost(1725, math.inf if name != 'web_1' else 99)
     own = History(process('own:web_0', FATAL))  # what this memmon restarts is reported by that
     own.lost, own.pool = memmon.Lost(1725, math.inf), ('own', 'web')
-    listener.monitor.histories.update({'own:web_0': own, 'own:web_1': own})
+    other = History(process('own:web_1'))
+    other.pool = own.pool
+    listener.monitor.histories.update({'own:web_0': own, 'own:web_1': other})
     listener.workers.queue = [[memmon.Job(own, BIG, None)]]
     for now in (0, 1):
         listener.find_blocked(now)
