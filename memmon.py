@@ -1171,8 +1171,7 @@ class History:
     """What is remembered of a process from look to look."""
 
     def __init__(self, process: Process) -> None:
-        self.limit = NO_LIMIT
-        # What is to be measured.
+        # What is to be measured, and for which limit.
         self.blank = Reading(process, NO_LIMIT, math.inf, math.inf, MEASURES['rss'])
         self.pool: tuple[str, ...] = ()
         self.is_blocked = False               # its pool is being restarted, or has lost one
@@ -1309,7 +1308,8 @@ def judge(reading: Reading, history: History, options: Options, now: float,
         return NEAR if is_near else WITHIN
     if history.is_blocked:
         return BLOCKED
-    if is_held(history, options.restarts, now):
+    rate = options.restarts
+    if rate and len(history.restarts_within(rate.secs, now)) >= rate.times:
         return HELD
     if not total and judged.level == SOFT and options.patience:
         since = now if history.over_since is None else history.over_since
@@ -1318,11 +1318,6 @@ def judge(reading: Reading, history: History, options: Options, now: float,
     helps = is_cause(reading, total, history, now) if total else (
         reading.memory > size_when_too_low(judged.level, history, now))
     return DUE if helps else TOO_LOW
-
-
-def is_held(history: History, rate: Rate | None, now: float) -> bool:
-    """Tell whether a process has been restarted as often as -r allows."""
-    return rate is not None and len(history.restarts_within(rate.secs, now)) >= rate.times
 
 
 def size_when_too_low(level: str, history: History, now: float) -> float:
@@ -1352,18 +1347,17 @@ def is_cause(reading: Reading, total: Reading, history: History, now: float) -> 
 
 
 def next_size(history: History, options: Options, now: float, waits: bool) -> float:
-    """Return the bytes at which a restart would be due that is not now; inf if at none.
+    """Return the bytes above which a restart would be due that is not now; inf if above none.
 
     waits: whether something else than the hard size can postpone it.
     """
     reading = history.reading
-    if (not reading or options.dry_run or history.is_blocked
-            or is_held(history, options.restarts, now)):
+    if not reading:
         return math.inf
-    soft = max(reading.soft, size_when_too_low(SOFT, history, now))
-    hard = max(reading.hard, size_when_too_low(HARD, history, now))
-    sizes = [hard] if options.patience or waits else [soft, hard]
-    return min((size for size in sizes if size >= (reading.memory or 0)), default=math.inf)
+    sizes = [max(size, size_when_too_low(level, history, now)) for level, size in (
+        [(HARD, reading.hard)] if waits else [(SOFT, reading.soft), (HARD, reading.hard)])]
+    return min((size for size in sizes if (reading.memory or 0) <= size < math.inf and DUE == judge(
+        reading._replace(memory=int(size) + 1), history, options, now)), default=math.inf)
 
 
 def program_of(process: Process) -> str:
@@ -2419,8 +2413,9 @@ class Monitor:
         """Find out what the limits come to: a container can be resized."""
         self.machine = read_machine_memory() if self.uses_percent else 0
         for history in self.histories.values():
-            history.blank = Reading(history.process, history.limit,
-                                    *sizes_of(history.limit, self.machine), self.measure)
+            limit = history.blank.limit
+            history.blank = Reading(history.process, limit, *sizes_of(limit, self.machine),
+                                    self.measure)
         self.limited = [history for history in self.running if history.blank.soft != math.inf]
 
     def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:
@@ -2453,7 +2448,7 @@ class Monitor:
             if process.namespec in hidden and not history.is_hidden:
                 news.append(f'{process.namespec} (pid {process.pid})')
             history.is_hidden = process.namespec in hidden
-            history.limit = find_limit(process, self.options.limits)
+            history.blank = history.blank._replace(limit=find_limit(process, self.options.limits))
             if history.lost and not is_lost(history, now):
                 history.lost = None
                 history.said_ever.pop('still down', None)
@@ -2483,14 +2478,14 @@ class Monitor:
         groups = collections.Counter(history.process.group for history in histories)
         for history in histories:
             is_alone = groups[history.process.group] == 1
-            history.pool = pool_of(history.process, is_alone, history.limit, '')
+            history.pool = pool_of(history.process, is_alone, history.blank.limit, '')
         pools = collections.Counter(history.pool for history in histories)
         doubtful = [history for history in histories
                     if history.pool[0] == '' and pools[history.pool] > 1]
         configs = self.server.configs() if doubtful else {}
         for history in doubtful:
             command = configs.get(history.process.namespec, {}).get('command', '')
-            history.pool = pool_of(history.process, True, history.limit, str(command))
+            history.pool = pool_of(history.process, True, history.blank.limit, str(command))
 
     def say_unmatched(self, processes: Sequence[Process]) -> None:
         """Log the limits that match no process, unless they matched none before."""
@@ -2505,9 +2500,8 @@ class Monitor:
 
 def is_watched(history: History, options: Options) -> bool:
     """Tell whether memmon may have to restart a process."""
-    if history.limit == NO_LIMIT:
-        return options.total is not None
-    return history.limit.soft != NO_SIZE
+    limit = history.blank.limit
+    return options.total is not None if limit == NO_LIMIT else limit.soft != NO_SIZE
 
 
 def lost_before(process: Process, now: float) -> Lost | None:

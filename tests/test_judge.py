@@ -224,7 +224,6 @@ def test_what_is_still_down_is_told_each_day(monkeypatch: pytest.MonkeyPatch) ->
     (100, '', {}, True, 300),                     # a before command waits
     (100, '-f 5m', {}, False, 300),
     (250, '-f 5m', {}, False, 300),
-    (100, '--dry-run', {}, False, math.inf),
     (100, '', {'is_blocked': True}, False, math.inf),
     (100, '-r 1/1h', {'restarts': restarts(9)}, False, math.inf),
     (100, '-r 1/1h', {'restarts': restarts(3600)}, False, 200),
@@ -483,11 +482,12 @@ class World:
         monitor, workers = self.listener.monitor, self.listener.workers
         for pid, name in enumerate(programs, 1):
             made = History(process(name, pid=pid, start=0))
-            made.limit = memmon.find_limit(made.process, self.options.limits)
+            made.blank = made.blank._replace(
+                limit=memmon.find_limit(made.process, self.options.limits))
             made.pool = (name,)
             monitor.histories[name] = made
         monitor.running = list(monitor.histories.values())
-        monitor.limited = [made for made in monitor.running if made.limit.given]
+        monitor.limited = [made for made in monitor.running if made.blank.limit.given]
         monkeypatch.setattr(monitor, 'look', self.look)
         self.due: list[Job] = []
         monkeypatch.setattr(workers, 'add', self.due.extend)
@@ -508,7 +508,7 @@ class World:
     def look(self, now: float) -> list[tuple[History, Reading]]:
         self.looks += 1
         monitor, total = self.listener.monitor, self.options.total
-        pairs = [(made, self.measure(made, made.limit)) for made in monitor.limited]
+        pairs = [(made, self.measure(made, made.blank.limit)) for made in monitor.limited]
         for made, taken in pairs:
             made.note(taken, now)
         if total:

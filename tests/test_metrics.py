@@ -47,11 +47,10 @@ def add(monitor: Monitor, namespec: str, pid: int, option: str = '', rss_mb: flo
     group, _, name = namespec.partition(':')
     process = Process(group, name, pid, 1000, 0, 1100, ProcessStates.RUNNING, 'RUNNING', '', 0)
     history = monitor.histories[namespec] = memmon.History(process)
-    history.limit = next((limit for limit in monitor.options.limits if limit.given == option),
-                         memmon.NO_LIMIT)
+    limit = next((limit for limit in monitor.options.limits if limit.given == option),
+                 memmon.NO_LIMIT)
     rss, memory = [None if mb is None else int(mb * MB) for mb in (rss_mb, memory_mb)]
-    history.blank = Reading(process, history.limit, *memmon.sizes_of(history.limit, 0),
-                            memmon.MEASURES['pss'])
+    history.blank = Reading(process, limit, *memmon.sizes_of(limit, 0), memmon.MEASURES['pss'])
     history.reading = history.blank._replace(rss=rss, bound=rss, memory=memory, at=1100)
     return history
 
