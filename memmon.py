@@ -187,7 +187,8 @@ def parse_metrics(text: str) -> str:
     try:
         import prometheus_client  # noqa: F401  Imported here: costs 10 MB and is rarely needed.
     except ImportError:
-        raise ValueError("this needs prometheus_client: pip install 'memmon[metrics]'") from None
+        raise ValueError(f'this needs prometheus_client: {sys.executable} -m pip install '
+                         'prometheus_client') from None
     return parse_text(text)
 
 
@@ -1429,7 +1430,7 @@ def explain_unmatched(limit: Limit, processes: Sequence[Process]) -> str:
 
 
 NEGLIGIBLE = 4 * MB  # a shell and a sleep
-WHOLE_TREES = ('set killasgroup=true in its section (stopasgroup=true too for a shell, not for '
+WHOLE_TREES = ('its section needs killasgroup=true (and stopasgroup=true for a shell, but not for '
                'what stops its workers itself)')
 
 
@@ -1439,7 +1440,7 @@ def look_below(processes: Processes, process: Process) -> str:
     if sum(below) <= max(own, NEGLIGIBLE):
         return ''
     return (f'{process.namespec} uses {format_size(own)}, and its descendants use '
-            f'{format_size(sum(below))}: add -c to count them as well, and {WHOLE_TREES}')
+            f'{format_size(sum(below))}: add -c to count them as well; {WHOLE_TREES}')
 
 
 def describe_use(reading: Reading) -> str:
@@ -1834,7 +1835,7 @@ class Job:
         After that no other is run. Over the hard size none is asked.
         """
         reading, total = self.reading, self.total
-        report = Report('restarted', describe_cause(reading, total), reading, total)
+        report = Report(DUE, describe_cause(reading, total), reading, total)
         for delivery in commands(self.site.options, 'before', report):
             status = deliver(delivery)
             if status == os.EX_TEMPFAIL and (total or reading).level != HARD:
@@ -3203,14 +3204,14 @@ def propose_limits(processes: Processes, readings: Sequence[Reading], options: O
     programs = [program for program, _ in needs]
     sizes = {program if programs.count(program) == 1 else f'{group}:{program}':
              round_up(max(1.5 * need, LEAST_PROPOSED)) for (program, group), need in needs.items()}
-    words = ['memmon', *['-c'] * with_trees, *[f'-k {kind}'] * (kind != 'rss'),
-             *(f'-p {shlex.quote(f"{name}={size}")}'.replace('%', '%%')
-               for name, size in sorted(sizes.items()))]
+    words = [shlex.quote(os.path.abspath(sys.argv[0])), *['-c'] * with_trees,
+             *[f'-k {kind}'] * (kind != 'rss'),
+             *(f'-p {shlex.quote(f"{name}={size}")}' for name, size in sorted(sizes.items()))]
     lines = ['    ']  # what is indented goes on: a backslash would not do in supervisord.conf
     for word in words:
         if len(lines[-1]) + len(word) > 96 and lines[-1].strip():
             lines.append('      ')
-        lines[-1] += f'{word} '
+        lines[-1] += word.replace('%', '%%') + ' '
     ages = [reading.uptime for reading in readings if reading.uptime is not None]
     return ['', 'Limits of half as much again as the peaks, ready to paste behind command=:', '',
             *(line.rstrip() for line in lines), '',

@@ -97,7 +97,7 @@ def test_without_limits_all_are_shown_and_limits_proposed(supervisord: Superviso
     assert lines[6:8] == ['', 'Limits of half as much again as the peaks, ready to paste behind '
                               'command=:']
     words = lines[9].split()
-    assert words[0] == 'memmon' and words[1::2] == ['-p'] * 3
+    assert words[0] == MEMMON and words[1::2] == ['-p'] * 3
     limits = dict(word.split('=') for word in words[2::2])
     assert (limits['queue'], limits['small']) == ('32MB', '32MB')
     assert megabytes(limits['big']) >= 1.5 * rss_mb(supervisord.pid('big')) - 1
@@ -116,7 +116,7 @@ def test_prefork_server_is_proposed_what_is_private(start_supervisord: StartSupe
     wait_until(lambda: len(descendants_of(supervisord.pid('fork'))) == 4)
     done = check(supervisord)
     words = next(line for line in done.stdout.splitlines() if 'memmon -c ' in line).split()
-    assert words[:4] == ['memmon', '-c', '-k', 'private']
+    assert words[1:4] == ['-c', '-k', 'private']
     name, _, limit = words[5].partition('=')
     assert name == 'fork' and 90 <= megabytes(limit) < 250
     assert check(supervisord, *words[1:]).status == 0
@@ -178,7 +178,7 @@ def propose(monkeypatch: pytest.MonkeyPatch, rows: Sequence[Row], *args: str,
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: int(
         (exact or {})[pid] * MB) if pid >= ABSENT else real(pid, fields))
     lines = memmon.propose_limits(table, readings, options(*args))
-    return shlex.split(' '.join(lines[3:-3]))
+    return shlex.split(' '.join(lines[3:-3]))[1:]
 
 
 A, B, C, D = range(ABSENT, ABSENT + 4)
@@ -188,7 +188,7 @@ def test_proposal_is_half_as_much_again_as_the_peak(monkeypatch: pytest.MonkeyPa
     rows = [row('web', A, 50, 100), row('queue:queue_00', B, 10, 40), row('queue:queue_01', C, 70),
             row('stopped', 0, None), row('cron', D, 3, 4)]
     assert propose(monkeypatch, rows) == [
-        'memmon', '-p', 'cron=32MB', '-p', 'queue=110MB', '-p', 'web=150MB']
+        '-p', 'cron=32MB', '-p', 'queue=110MB', '-p', 'web=150MB']
 
 
 def test_nothing_is_proposed_where_nothing_runs() -> None:
@@ -198,8 +198,7 @@ def test_nothing_is_proposed_where_nothing_runs() -> None:
 def test_proposal_names_the_group_where_two_have_a_program_of_one_name(
         monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row('blue:web', A, 100), row('green:web', B, 200)]
-    assert propose(monkeypatch, rows) == ['memmon', '-p', 'blue:web=150MB', '-p',
-                                          'green:web=300MB']
+    assert propose(monkeypatch, rows) == ['-p', 'blue:web=150MB', '-p', 'green:web=300MB']
 
 
 @pytest.mark.parametrize('args, exact, words', [
@@ -213,18 +212,18 @@ def test_proposal_for_a_tree_counts_what_is_its_own(
         args: Sequence[str], exact: Mapping[int, float], words: Sequence[str],
         monkeypatch: pytest.MonkeyPatch) -> None:
     assert propose(monkeypatch, [row('web', A, 100)], *args, parents={B: A, C: A},
-                   sizes={B: 100, C: 100}, exact=exact)[1:] == words
+                   sizes={B: 100, C: 100}, exact=exact) == words
 
 
 def test_proposal_for_what_is_swapped_out(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row('web', A, 5, 200)]
-    assert propose(monkeypatch, rows, '-k', 'private', exact={A: 200})[1:] == [
+    assert propose(monkeypatch, rows, '-k', 'private', exact={A: 200}) == [
         '-k', 'private', '-p', 'web=300MB']
 
 
 def test_proposal_scales_the_peak_by_what_is_private_now(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row('web', A, 100, 400)]
-    assert propose(monkeypatch, rows, '-k', 'private', exact={A: 50})[1:] == [
+    assert propose(monkeypatch, rows, '-k', 'private', exact={A: 50}) == [
         '-k', 'private', '-p', 'web=300MB']
 
 
@@ -243,7 +242,7 @@ def test_proposal_for_a_thousand_programs_is_wrapped_as_supervisord_conf_takes_i
     server.configfile = str(conf)
     server.process_config(do_usage=False)
     command = shlex.split(server.process_group_configs[0].process_configs[0].command)
-    is_same = command == [word.replace('%%', '%') for word in words]
+    is_same = command[1:] == [word.replace('%%', '%') for word in words]
     assert is_same  # apart: a failure would show all of it
     assert len(memmon.parse_args(command[1:]).limits) == 1000
 

@@ -882,4 +882,4 @@ def test_hint_on_descendants_comes_once_for_all_runs(caplog: pytest.LogCaptureFi
     monitor.look_for_wrapper(large, History(process()), reading(MB, ''))  # it has no limit
     assert said + [len(caplog.records)] == [0, 1, 1, 1]
     assert caplog.records[0].getMessage().startswith(
-        'web:web uses 1MB, and its descendants use 100MB: add -c to count them as well, ')
+        'web:web uses 1MB, and its descendants use 100MB: add -c to count them as well; ')

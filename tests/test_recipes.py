@@ -389,7 +389,6 @@ def test_draining(event: str, tmp_path: Path, start_supervisord: StartSupervisor
     recipe, = code_blocks('Draining', 'ini')
     health_check, = code_blocks('Draining', 'sh')
     draining = tmp_path / 'draining'
-    draining.mkdir()
     recipe = swap(recipe, **{'/run/draining': str(draining),
                              'sleep 20': 'until test -e go; do sleep 0.1; done'})
     check = ['sh', '-c', swap(health_check, **{'/run/draining': str(draining)})]
@@ -401,7 +400,7 @@ def test_draining(event: str, tmp_path: Path, start_supervisord: StartSupervisor
         start_supervisord, recipe,
         section('web', command=f'{command} %(program_name)s_%(process_num)02d.mb', numprocs=1,
                 process_name='%(program_name)s_%(process_num)02d'))
-    wait_for(lambda: os.listdir(draining) == ['web_00'])
+    wait_for((draining / 'web_00').exists)
     assert subprocess.call(check) == 1
     assert supervisord.spawned('web_00') == 1
     if event == 'failed':
