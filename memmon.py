@@ -1180,7 +1180,7 @@ class History:
         self.over_last = -math.inf            # seconds of the monotonic clock
         self.too_low: dict[str, TooLow] = {}  # by level
         self.restarts: list[Restart] = []
-        self.said_ever: dict[str, float] = {}  # what was said of the program, and when
+        self.is_named_wrapper = False         # it has been said that its descendants are large
         self.lost: Lost | None = None
         self.restarts_total = 0
         self.failures_total = 0
@@ -1198,7 +1198,6 @@ class History:
         self.total_base: Reading | None = None  # likewise, when that was last within its limit
         self.said: dict[str, float] = {}        # of its excess over its own limit, and when
         self.total_said: dict[str, float] = {}  # likewise over that of the total
-        self.refused = ''                       # the level at which a restart was not possible
         self.wrapper_due = process.start + 10   # seconds since the epoch: look for descendants
 
     def show(self, process: Process) -> None:
@@ -1218,21 +1217,18 @@ class History:
         self.seen_at = now
         if reading.is_exact:
             self.course.add(now, memory)
-        if memory > reading.soft:
-            if self.over_since is None:
-                self.over_since, self.refused = now, ''
+        is_over = memory > reading.soft
+        if is_over != (self.over_since is not None):
+            self.over_since = now if is_over else None
+            self.said = {event: at for event, at in self.said.items() if event == NEAR}
+        if is_over:
             self.over_last = now
             # The first look after the minute counts as well: a tick is up to a second late.
             self.too_low = {level: too_low._replace(peak=max(too_low.peak, memory))
                             if last < too_low.since + PEAK_SECS else too_low
                             for level, too_low in self.too_low.items()}
-            return
-        if self.over_since is not None:
-            self.over_since, self.refused = None, ''
-            self.said = {event: at for event, at in self.said.items() if event == NEAR}
-        if self.too_low and now - self.over_last >= TOO_LOW_SECS:
+        elif self.too_low and now - self.over_last >= TOO_LOW_SECS:
             self.too_low = {}
-            self.said_ever.pop(TOO_LOW, None)
 
     def said_of(self, total: Reading | None) -> dict[str, float]:
         """Return what was said of its being over its own limit, or over that of the total."""
@@ -1259,6 +1255,7 @@ class Lost(NamedTuple):
 
     tried: int    # memmon's last try to start it, by supervisord's clock
     until: float  # monotonic; inf: until it is up, or an operator has stopped or removed it
+    said_at: float = -math.inf  # likewise, when that was last reported
 
 
 def is_lost(history: History, now: float) -> bool:
@@ -1292,6 +1289,7 @@ HELD = 'held'                                          # -r
 BRIEF = 'over its limit, but not for long enough'      # -f
 TOO_LOW = 'limit too low'                              # a restart would not help
 DUE = 'to be restarted'
+REFUSED = 'refused at '  # before a level: besides the verdicts in what was said of a process
 
 
 def judge(reading: Reading, history: History, options: Options, now: float,
@@ -2393,7 +2391,6 @@ class Monitor:
                 self.total_rate += max(0.0, growth(history.part, reading, secs))
                 if not whole.level:
                     history.total_base, history.total_said = None, {}
-                    history.refused = history.refused if history.over_since is not None else ''
                 else:
                     history.total_base = history.total_base or history.part or reading
                 history.part = reading
@@ -2406,8 +2403,8 @@ class Monitor:
         start = history.process.start
         history.wrapper_due = start + 10 * (history.wrapper_due - start)
         sentence = look_below(processes, history.process) if reading.limit != NO_LIMIT else ''
-        if sentence and 'wrapper' not in history.said_ever:
-            history.said_ever['wrapper'] = history.seen_at
+        if sentence and not history.is_named_wrapper:
+            history.is_named_wrapper = True
             log.warning('%s', sentence)
 
     def resolve_limits(self) -> None:
@@ -2452,7 +2449,6 @@ class Monitor:
             history.blank = history.blank._replace(limit=find_limit(process, self.options.limits))
             if history.lost and not is_lost(history, now):
                 history.lost = None
-                history.said_ever.pop('still down', None)
             is_known = history.lost is not None and history.lost.until == math.inf
             if is_first or not is_known and now - self.began < ORPHAN_PATIENCE_SECS and (
                     process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF)):
@@ -2709,18 +2705,17 @@ class Listener:
             history.is_blocked = history.pool in pools
         self.has_blocked = bool(pools)
         for history in lost:
-            process, is_known = history.process, 'still down' in history.said_ever
-            since = history.said_ever.setdefault('still down', now)
-            if not history.lost or history.lost.until < math.inf:
+            process, known = history.process, history.lost
+            if not known or known.until < math.inf or now - known.said_at < DAY:
                 continue
-            if not is_known and history.pool not in busy and self.siblings(history):
-                log.info('%s is %s: until it is up, no other process of its pool is touched',
-                         process.namespec, process.statename)
-            if now - since >= DAY:
-                history.said_ever['still down'] = now
+            history.lost = known._replace(said_at=now)
+            if known.said_at > -math.inf:
                 spawnerr = f': {process.spawnerr}' * bool(process.spawnerr)
                 self.report(Report('still down', f'it is {process.statename}{spawnerr}; no other '
                                    'process of its pool is touched', about=process.namespec))
+            elif history.pool not in busy and self.siblings(history):
+                log.info('%s is %s: until it is up, no other process of its pool is touched',
+                         process.namespec, process.statename)
 
     def conclude(self, history: History, reading: Reading, total: Reading | None, verdict: str,
                  is_tick: bool, now: float) -> bool:
@@ -2736,7 +2731,7 @@ class Listener:
         elif verdict == HELD or not total:
             event = verdict if verdict in EVENTS else ''
         if verdict == TOO_LOW and not total:
-            said = history.said_ever
+            event = '' if history.too_low else event
             history.too_low.setdefault(reading.level, TooLow(now, reading.memory or 0))
         if event and event not in said:
             said[event] = now
@@ -2744,8 +2739,8 @@ class Listener:
                                                       now),
                                reading, total, course=history.course.draw(reading.room)))
         return verdict == DUE and not self.options.dry_run and (
-            is_tick or not history.refused
-            or (total or reading).level == HARD and history.refused != HARD)
+            is_tick or REFUSED + (total or reading).level not in {*history.said,
+                                                                  *history.total_said})
 
     def judge_total(self, whole: Reading, due: Sequence[Job], is_tick: bool, now: float
                     ) -> Job | None:
@@ -2835,10 +2830,9 @@ class Listener:
                 history.lost = None
             elif report.event in LOST_EVENTS:
                 history.failures_total += report.event == 'failed to start' or not job.is_reported
-                history.lost = Lost(job.tried or job.reading.process.start, math.inf)
-                history.said_ever['still down'] = now
+                history.lost = Lost(job.tried or job.reading.process.start, math.inf, now)
             else:
-                history.refused = level or SOFT
+                history.said_of(job.total)[REFUSED + (level or SOFT)] = now
                 history.failures_total += report.event == 'failed to stop'
             if report.event == 'postponed':
                 self.say_postponed(history.said_of(job.total), report._replace(command=''), now)

@@ -331,11 +331,10 @@ def test_peak_of_a_limit_too_low_is_the_most_of_a_minute() -> None:
 
 def test_vain_is_forgotten_after_ten_minutes_on_end_below_the_limit() -> None:
     made = history(too_low={SOFT: TooLow(0, 210 * MB)})
-    made.said_ever = {'limit too low': 0, 'wrapper': 0}
     notes((0, 250), (1, 100), (599, 100), (600 - 1 / 8, 200), made=made)
-    assert made.too_low and 'limit too low' in made.said_ever
+    assert made.too_low
     notes((600, 200), made=made)
-    assert not made.too_low and list(made.said_ever) == ['wrapper']
+    assert not made.too_low
 
 
 @pytest.mark.parametrize('looks, is_kept', [
@@ -356,34 +355,29 @@ def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
     assert made.over_since == 1 and made.said and made.process.now == 2000
     for process_again in (process(pid=1500), process(start=1500)):
         again = notes((1, 250), made=history(too_low={SOFT: TooLow(0, MB)}, restarts=restarts(1)))
-        again.said_ever = {'limit too low': 1}
         again.total_base = again.part = again.reading
         again.wrapper_due = 5000
-        again.said, again.total_said, again.refused = {'held': 1}, {'held': 1}, HARD
+        again.said, again.total_said = {'held': 1}, {'held': 1}
         again.show(process_again)
         assert [again.over_since, again.course.points, again.reading, again.rate,
                 again.total_base, again.part, again.wrapper_due] == [
                     None, [], None, 0, None, None, process_again.start + 10]
-        assert (again.said, again.total_said, again.refused) == ({}, {}, '')
-        assert again.too_low and again.restarts and again.said_ever and again.over_last == 1
+        assert (again.said, again.total_said) == ({}, {})
+        assert again.too_low and again.restarts and again.over_last == 1
 
 
 def test_what_was_said_of_an_excess_is_forgotten_with_it() -> None:
     made = notes((1, 250))
-    made.said = {'held': 1, 'would restart': 1, 'postponed': 1, 'near limit': 1}
+    made.said = {'held': 1, 'refused at soft': 1, 'postponed': 1, 'near limit': 1}
     made.too_low = {SOFT: TooLow(1, 250 * MB)}
     made.total_said = {'held': 1, 'would restart': 1}
-    made.refused = SOFT
     notes((2, 250), made=made)
-    assert len(made.said) == 4 and made.refused
+    assert len(made.said) == 4
     notes((3, 190), (4, 190), made=made)
-    assert made.said == {'near limit': 1} and not made.refused and made.too_low
-    assert len(made.total_said) == 2
-    made.refused = SOFT  # a restart for the total
-    notes((5, 190), made=made)
-    assert made.refused
-    notes((6, 250), made=made)  # now for its own limit
-    assert not made.refused
+    assert made.said == {'near limit': 1} and made.too_low and len(made.total_said) == 2
+    made.said['refused at soft'] = 4  # by a worker that measured after that look
+    notes((5, 250), made=made)
+    assert made.said == {'near limit': 1}
 
 
 def test_restarts_are_counted_in_a_sliding_window() -> None:
@@ -804,7 +798,7 @@ def test_what_was_refused_for_the_total_is_forgotten_when_that_is_within_its_lim
     world = World(monkeypatch, '-t 90MB', a=lambda uptime: 100.0 if uptime < 1 else 50.0)
     world.outcomes = {'a': 'postponed'}
     world.pass_ticks(1)
-    assert world.restarts and not world.listener.monitor.histories['a'].refused
+    assert world.restarts and not world.listener.monitor.histories['a'].total_said
 
 
 def test_refused_restart_is_asked_for_again_at_the_hard_size_of_the_total(
