@@ -189,6 +189,8 @@ def parse_metrics(text: str) -> str:
     except ImportError:
         raise ValueError(f'this needs prometheus_client: {sys.executable} -m pip install '
                          'prometheus_client') from None
+    if os.path.dirname(os.path.abspath(text)) == '/dev':
+        raise ValueError(f'{text!r} is in /dev: it would be replaced by a file')
     return parse_text(text)
 
 
@@ -233,6 +235,11 @@ def one_line(value: object) -> str:
     lines = [line.strip() for line in str(value).splitlines() if line.strip()]
     name = type(value).__name__ if isinstance(value, Exception) else ''
     return printable(' ... '.join(lines[:1] + lines[1:][-1:]) or name)
+
+
+def hide_passwords(line: str) -> str:
+    """Return a line without the passwords of URLs: rather less of it than too much."""
+    return re.sub('//.*@', '//', line)
 
 
 def printable(text: str) -> str:
@@ -456,7 +463,7 @@ class CommandError(Exception):
 
 
 def run(command: str | list[str], timeout_secs: float, text: bytes = b'', output: int | None = None,
-        env: Mapping[str, str] | None = None) -> bytes:
+        env: Mapping[str, str | bytes] | None = None) -> bytes:
     """Run a command with text on its standard input; return what it printed if output is PIPE.
 
     A string is for the shell. When time is up, the process group of its session is killed.
@@ -491,7 +498,10 @@ def run_for_user(command: str, timeout_secs: float, text: bytes = b'',
     Variables are added to its environment, from which supervisord's password is taken. Raises
     OSError, ValueError and CommandError.
     """
-    env = {**os.environ, **(variables or {})}
+    # In any locale: supervisord's names are UTF-8.
+    env: dict[str, str | bytes] = {**os.environ, **{
+        name: value.encode('utf-8', 'surrogateescape')
+        for name, value in (variables or {}).items()}}
     env.pop('SUPERVISOR_PASSWORD', None)
     # A command that prints where nobody reads any more would be killed by SIGPIPE.
     poll = select.poll()
@@ -853,7 +863,8 @@ class Server(NamedTuple):
         signal.signal(signal.SIGALRM, raise_timeout)
         try:
             try:
-                signal.setitimer(signal.ITIMER_REAL, RPC_TIMEOUT_SECS)
+                # And each second after that: a host may have several addresses to connect to.
+                signal.setitimer(signal.ITIMER_REAL, RPC_TIMEOUT_SECS, 1)
                 with childutils.getRPCInterface(environment) as proxy:
                     return getattr(proxy, method)(*args)
             finally:
@@ -1582,10 +1593,15 @@ def deliver(delivery: Delivery) -> int:
         event = delivery.variables.get('MEMMON_EVENT', '')
         if event != 'before' or status != os.EX_TEMPFAIL:
             what = f'-o {event} failed' if event else '-s failed, and no mail was sent'
-            # Without passwords of URLs: rather less than too much.
-            command = re.sub('//.*@', '//', delivery.command, flags=re.S)
-            log.error('the command %s of %s: %s', one_line(repr(command)), what, one_line(error))
+            log.error('the command %s of %s: %s', hide_passwords(one_line(repr(delivery.command))),
+                      what, one_line(error))
         return status
+
+
+def deliver_all(left: Iterable[Delivery]) -> None:
+    """Run commands of the user's, one after the other."""
+    for delivery in left:
+        deliver(delivery)
 
 
 def variables(event: str, report: Report) -> dict[str, str]:
@@ -1637,8 +1653,8 @@ def write_mail(options: Options, report: Report) -> email.message.Message:
     lines = [f'{name}:'.ljust(10) + value for name, value in rows if value]
     mail = email.message.Message()
     mail['To'] = ', '.join(options.email)
-    mail['Subject'] = encode_header(f'memmon [{options.name}]: {subject}' if options.name
-                                    else f'memmon: {subject}')
+    mail['Subject'] = encode_header(f'memmon [{printable(options.name)}]: {subject}'
+                                    if options.name else f'memmon: {subject}')
     text = '\n'.join([f'memmon: {subject}', '', *lines]) + '\n'
     mail.set_payload(text.encode('utf-8', 'backslashreplace').decode(), UTF_8)
     return mail
@@ -1685,7 +1701,7 @@ class Site(NamedTuple):
         return not self.in_listener and os.getppid() != self.listener_pid
 
 
-STOPPING = 'stopping'  # besides the keys of EVENTS
+UNDER_WAY = 'under way'  # besides the keys of EVENTS
 LOST_EVENTS = ('failed to start', 'gave up starting')
 
 
@@ -1719,7 +1735,9 @@ class Job:
         # Bytes, without what was being stopped when this process was chosen.
         self.total_memory = total.memory or 0 if total else 0
         self.descendants: dict[int, Stat] = {}  # at the last measurement
-        self.was_run = False                    # a `before` that ended with 0
+        self.deaths = 0                         # of the workers that have tried
+        self.befores = 0                        # commands of -o before that have ended
+        self.was_run = False                    # one of them, with status 0
         self.stop_requested = False             # by memmon; it is to be started
         self.is_reported = False                # that its start fails
         self.is_done = False
@@ -1736,6 +1754,11 @@ class Job:
         self.run, self.run_since = self.old.run, 0.0
         self.remarks: list[str] = []
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether something was done that has to be brought to its end."""
+        return self.stop_requested or self.was_run
+
     def steps(self, site: Site, config: Mapping[str, Any]) -> Iterator[Report]:
         """Do it; yield what is to be told, when it happens. The last says how it ended.
 
@@ -1743,12 +1766,13 @@ class Job:
         """
         self.site, self.config = site, config
         try:
+            time.sleep(min(self.deaths, 10))  # what ended the worker may end the next one
             if not self.stop_requested:
-                self.prepare()
+                yield from self.prepare()
                 self.stop_requested = True
-                yield self.report(STOPPING)
+                yield self.report(UNDER_WAY)
                 self.stop()
-                yield self.report(STOPPING)  # another worker is to know which run was stopped
+                yield self.report(UNDER_WAY)  # another worker is to know which run was stopped
             yield from self.bring_back()
         except Done as done:
             yield self.last_report(*done.args)
@@ -1775,13 +1799,13 @@ class Job:
 
     # Before the stop.
 
-    def prepare(self) -> None:
+    def prepare(self) -> Iterator[Report]:
         """Wait for the pool, run `before`, and look again. Raises Done if no restart is due."""
         try:
             self.await_siblings()
             self.look_again()
             if not self.site.in_listener and 'before' in dict(self.site.options.on):
-                self.run_before()
+                yield from self.run_before()
                 self.await_siblings()
                 self.look_again()
         except (Fault, SupervisordError, MeasureError, OSError) as error:
@@ -1827,18 +1851,20 @@ class Job:
         self.descendants = {pid: run for pid in reading.descendants
                             for run in [read_stat(pid)] if run}
 
-    def run_before(self) -> None:
-        """Run the commands of -o before. Raises Done if one asks to wait.
+    def run_before(self) -> Iterator[Report]:
+        """Run the commands of -o before that are left. Raises Done if one asks to wait.
 
         After that no other is run. Over the hard size none is asked.
         """
         reading, total = self.reading, self.total
         report = Report(DUE, describe_cause(reading, total), reading, total)
-        for delivery in commands(self.site.options, 'before', report):
+        for delivery in commands(self.site.options, 'before', report)[self.befores:]:
             status = deliver(delivery)
             if status == os.EX_TEMPFAIL and (total or reading).level != HARD:
                 raise Done('postponed', 'a before command asked to wait')
+            self.befores += 1
             self.was_run = self.was_run or status == 0
+            yield self.report(UNDER_WAY)
 
     def stop(self) -> None:
         """Have supervisord stop the process. Raises Done and ShuttingDown if it does not.
@@ -2070,7 +2096,8 @@ def next_step(seen: Process, process: Process, stopped: Process | None,
 MAX_YOUNG_WORKERS = 8  # at once, in their first minute: one that waits longer starves nobody
 YOUNG_SECS = 60
 MAX_WORKERS = 64
-MAX_DELIVERIES = 8     # at once
+MAX_COMMANDS = 8       # that are delivered at once
+MAX_MAILS = 16         # likewise, the commands among them, which may hang for minutes
 
 
 @contextlib.contextmanager
@@ -2134,8 +2161,9 @@ def send_step(writer: int, number: int, job: Job, report: Report) -> None:
 
     One with commands is logged here in any case: before what they print.
     """
-    is_logged = report.command and report.event != 'postponed'  # which is logged once only
-    if is_logged:
+    if not job.stop_requested:
+        report = report._replace(command='')  # the listener logs it, once for each excess
+    if report.command:
         write_log(report)
     line = binascii.b2a_base64(pickle.dumps((number, job, report)))
     try:
@@ -2143,7 +2171,7 @@ def send_step(writer: int, number: int, job: Job, report: Report) -> None:
             line = line[os.write(writer, line):]  # a signal may end it halfway
     except OSError:
         if report.event in EVENTS:
-            if not is_logged:
+            if not report.command:
                 write_log(report)
             for delivery in deliveries(job.site.options, report):
                 deliver(delivery)
@@ -2200,13 +2228,15 @@ class Workers:
 
     def start_some(self, site: Site) -> list[Step]:
         """Start what waits, as many as may work at once; return what the listener did itself."""
-        while (self.deliveries and sum(not worker.jobs for worker in self.workers) < MAX_DELIVERIES
-               and self.start(self.deliveries, [], deliver, self.deliveries[0])):
+        self.deliveries.sort(key=lambda delivery: not delivery.text)
+        while self.deliveries and sum(not worker.jobs for worker in self.workers) < (
+                MAX_MAILS if self.deliveries[0].text else MAX_COMMANDS) and (
+                self.start(self.deliveries, [], deliver, self.deliveries[0])):
             pass
         while self.queue:
             young = [worker for worker in self.workers if worker.jobs and not worker.is_failing
                      and time.monotonic() - worker.began < YOUNG_SECS]
-            if not self.queue[0][0].stop_requested and (
+            if not self.queue[0][0].has_begun and (
                     len(young) >= MAX_YOUNG_WORKERS or len(self.workers) >= MAX_WORKERS):
                 break
             if not self.start(self.queue, self.queue[0], work_on_pool, self.queue[0], site):
@@ -2260,10 +2290,11 @@ class Workers:
             self.workers.remove(worker)
             os.close(worker.pipe)
             os.waitpid(worker.pid, 0)
-            left = [job for job in worker.jobs if job.stop_requested and not job.is_done]
+            left = [job for job in worker.jobs if job.has_begun and not job.is_done]
             if left:
-                log.warning('the worker for %s was killed: another one brings it back',
+                log.warning('the worker for %s ended too early: another one goes on',
                             left[0].old.namespec)
+                left[0].deaths += 1
                 self.queue.insert(0, left)
         return found
 
@@ -2657,7 +2688,7 @@ class Listener:
             failure = error
         except Exception as error:  # a tick survives anything
             failure = MeasureError(f'{type(error).__name__}: {one_line(error)}')
-            log.error('a look failed: %s', failure, exc_info=log.isEnabledFor(logging.DEBUG))
+            log.debug('a look has failed', exc_info=error)
         if is_tick and (failure or self.blind_ticks):
             self.say_blind(failure)
         self.plan_look(time.monotonic(), time.process_time() - used)
@@ -2677,7 +2708,7 @@ class Listener:
             verdict = judge(reading, history, self.options, now)
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
                 due.append(Job(history, reading, None, self.siblings(history)))
-        # What is restarted may bring the total down; but not what its `before` lets wait.
+        # What is restarted may bring the total down; but not what is postponed.
         total = self.monitor.total.reading
         if total and total.level and all(
                 'postponed' in job.history.said and job.reading.level == SOFT
@@ -2817,8 +2848,9 @@ class Listener:
         if self.interval:  # what had to wait for a pool, or for the total, may go on
             self.look_at = min(self.look_at, now + LOOK_SECS)
         for job, report in steps:
-            if report.event == STOPPING:
+            if report.event == UNDER_WAY:
                 continue
+            self.monitor.named = None  # whatever the pids say: a pid can come back
             history = self.monitor.histories.get(report.namespec, job.history)
             level = (job.total or job.reading).level
             if report.event == 'restarted':
@@ -2834,20 +2866,19 @@ class Listener:
             else:
                 history.said_of(job.total)[REFUSED + (level or SOFT)] = now
                 history.failures_total += report.event == 'failed to stop'
-            if report.event == 'postponed':
-                self.say_postponed(history.said_of(job.total), report._replace(command=''), now)
-                continue
+                if report.event == 'failed to stop' or not job.stop_requested:
+                    self.say_postponed(history.said_of(job.total), report, now)
+                    continue
             self.report(report)
-            self.monitor.named = None  # whatever the pids say: a pid can come back
 
     def say_postponed(self, said: dict[str, float], report: Report, now: float) -> None:
-        """Report that a `before` command asked to wait: once, and once more after an hour."""
+        """Report why a process is still to be restarted: once, and once more after an hour."""
         since = said.setdefault('postponed', now)
         if since == now:
             self.report(report)
         elif now - since >= HOUR and 'postponed for an hour' not in said:
             said['postponed for an hour'] = now
-            self.report(report._replace(event='postponed for an hour'))
+            self.report(report._replace(event='postponed for an hour', command=''))
 
     def plan_look(self, now: float, cpu_secs: float) -> None:
         """Find out when to look before the next tick: if a limit could be reached before that.
@@ -2892,11 +2923,12 @@ class Listener:
             pipes = [worker.pipe for worker in self.workers.workers]
             ready = wait_readable(pipes, END_SECS) if pipes else []
             self.take(self.workers.collect(ready))
-        self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].stop_requested]
+        self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].has_begun]
         while self.workers.queue:
             self.take(self.workers.start_some(self.site()))
-        for delivery in self.workers.deliveries:
-            deliver(delivery)
+        left = self.workers.deliveries
+        if left and not self.workers.start([left], [], deliver_all, left):
+            deliver_all(left)
 
 
 def warn_of_missing_mailer(command: str) -> None:
@@ -2928,6 +2960,8 @@ def listen(options: Options, server: Server) -> None:
             listener.serve(stdin, stdout)
     except BrokenPipeError:
         pass  # supervisord has ended
+    except SystemExit:
+        log.info('SIGTERM ends memmon')
     finally:
         signal.signal(signal.SIGTERM, lambda *_: None)  # once is enough
         listener.end()
@@ -3022,10 +3056,12 @@ def write_metrics(tick: Any) -> None:
         replace_file(path, generate_latest(tick))
         said.discard('cannot write')
     except Exception as error:  # the ticks go on
+        log.debug('no metrics', exc_info=error)
         say_once(said, 'cannot write', logging.ERROR, f'cannot write {one_line(path)}: '
                  f'{getattr(error, "strerror", None) or one_line(error)}')
 
 
+@sigterm_held()
 def replace_file(path: str, content: bytes) -> None:
     """Replace a file, which others may read, in one step. Raises OSError."""
     directory, name = os.path.split(path)
@@ -3331,7 +3367,7 @@ def main() -> int:
     except (UsageError, HeaderError) as error:
         with contextlib.suppress(OSError), \
                 open(2, 'w', errors='backslashreplace', closefd=False) as stderr:
-            stderr.write(f'memmon: {one_line(error)}\n')
+            stderr.write(f'memmon: {hide_passwords(one_line(error))}\n')
         status = 2 if isinstance(error, UsageError) else 1
     return status
 

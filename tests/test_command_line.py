@@ -534,6 +534,14 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
         'memmon is a supervisor event listener, to be started by supervisord from a section like: '
         '[eventlistener:memmon] command=memmon -a 200MB events=TICK_60; for one look at what runs '
         'now: memmon --check -a 200MB')),
+    (['-a', '1MB', '--metrics', '/dev/./null'],
+     "--metrics: '/dev/./null' is in /dev: it would be replaced by a file"),
+    # No password is shown.
+    (['-a', '1MB', '-o', 'after=curl', 'https://bob:s3/cret@hook'],
+     f"unexpected argument 'https://hook': {SEE_HELP}"),
+    (['-a', '1MB', '-o', 'aftr=curl https://bob:s3cret@hook'],
+     "-o: 'aftr=curl https://hook' is not EVENT=COMMAND, where EVENT is one of before, after, "
+     'failed, held, warn'),
     # Nothing reaches the terminal raw.
     (['-p', 'w\x1b[2J', '2\u202eMB'],
      r"unexpected argument '2\u202eMB': write -p w\x1b[2J=2\u202eMB"),

@@ -348,6 +348,34 @@ def test_after_or_failed_follows_a_before_that_went_well_without_a_restart(
         assert supervisord.spawned('big') == 2
 
 
+def test_worker_is_killed_during_a_second_before(
+        tmp_path: Path, start_supervisord: StartSupervisord, start_listener: StartListener) -> None:
+    """What was drained by the first one is let in again."""
+    supervisord = start_supervisord(sleeper('big'))
+    pid, = supervisord.wait_up('big')
+    listener = start_listener(
+        supervisord, '-a', TINY, '-o', 'before=echo first >> asked',
+        '-o', f'before=echo second >> asked; touch begun; {UNTIL_GO}', '-o', 'after=touch after')
+    listener.send()
+    wait_until((tmp_path / 'begun').exists)
+    worker, = listener.workers()
+    os.kill(worker, signal.SIGKILL)
+    (tmp_path / 'go').touch()
+    listener.wait_log('WARNING memmon: the worker for big:big ended too early: another one goes on')
+    supervisord.wait_new_pid('big', pid)
+    listener.wait_idle()
+    assert (tmp_path / 'asked').read_text() == 'first\nsecond\nsecond\n'
+    assert (tmp_path / 'after').exists() and supervisord.spawned('big') == 2
+
+
+def test_names_reach_a_command_in_any_locale(tmp_path: Path) -> None:
+    script = ("import memmon; memmon.run_for_user('printf %s \"$MEMMON_NAME\" >&2', 9, "
+              "variables={'MEMMON_NAME': 'pr\\xfcf\\u20ac'})")
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, check=True, env={
+        'PATH': os.environ['PATH'], 'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'})
+    assert done.stderr == 'prüf€\n'.encode()
+
+
 # Commands while memmon is replaced, and while it ticks.
 
 def test_memmon_is_replaced_while_commands_run(

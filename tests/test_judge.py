@@ -783,6 +783,19 @@ def test_each_excess_that_is_put_off_is_told_and_told_again_after_an_hour(
     assert world.said('postponed for an hour') == [3 * H, 7 * H, 11 * H, 15 * H]
 
 
+@pytest.mark.parametrize('event', ['not restarted', 'failed to stop'])
+def test_what_cannot_be_restarted_is_told_once_an_excess_and_again_after_an_hour(
+        event: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member of its pool that never gets up, say; or a stop that supervisord refuses."""
+    world = World(monkeypatch, '-a 500MB', web=swings(100, 600, 4 * H))
+    world.outcomes = {'web': event}
+    world.pass_ticks()
+    assert world.said(event) == [2 * H, 6 * H, 10 * H, 14 * H]
+    assert world.said('postponed for an hour') == [3 * H, 7 * H, 11 * H, 15 * H]
+    tried = world.listener.monitor.histories['web'].failures_total
+    assert tried == (len(world.restarts) if event == 'failed to stop' else 0)
+
+
 @pytest.mark.parametrize('args', ['-p a=60MB -t 90MB', '-p a=60MB -t 90MB -f 50s',
                                   '-p a=60MB -t 900MB'])
 def test_restart_that_was_refused_is_asked_for_once_a_tick_though_two_limits_ask(

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import stat
 import sys
 import threading
@@ -292,6 +293,24 @@ def test_failure_leaves_the_old_file_and_no_draft(at: str, tmp_path: Path,
     assert (tmp_path / 'memmon.prom').read_bytes() == b'old'
 
 
+def test_sigterm_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def come(file: int, mode: int) -> None:
+        # To this thread: a test has others, which do not block it.
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    def end(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(os, 'fchmod', come)
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit):
+            memmon.replace_file(str(tmp_path / 'memmon.prom'), b'x')
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert os.listdir(tmp_path) == ['memmon.prom']
+
+
 @pytest.mark.parametrize('error, why', [
     (OSError(28, 'No space left on device'), 'No space left on device'),
     (ValueError('a\nb\nc'), 'a ... c'), (MemoryError(), 'MemoryError'),
@@ -309,6 +328,10 @@ def test_failure_is_said_once_each_time(error: Exception, why: str, monitor: Mon
         monkeypatch.setattr(memmon, 'replace_file', refuse if broken else works)
         memmon.write_metrics(memmon.Tick(monitor, 60, True, 0))
     assert caplog.messages == [f'cannot write {monitor.options.metrics}: {why}'] * 2
+    caplog.clear()
+    caplog.set_level('DEBUG')
+    memmon.write_metrics(memmon.Tick(monitor, 60, True, 0))
+    assert [record.exc_info and record.exc_info[1] for record in caplog.records] == [error]
 
 
 # What the option costs.

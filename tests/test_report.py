@@ -194,6 +194,11 @@ def test_pool_that_the_memmon_before_left_blocked_is_named_once(
         listener.find_blocked(now)
     assert caplog.messages == [
         'shop:web_0 is FATAL: until it is up, no other process of its pool is touched']
+    caplog.clear()
+    listener.workers.queue = []
+    listener.take([(memmon.Job(own, BIG, None), Report('gave up starting', 'so', BIG, new_pid=0))])
+    listener.find_blocked(2)  # what has failed to start is not named once more
+    assert caplog.messages == ['gave up starting shop:web: so']
 
 
 def test_process_that_is_still_down_is_named_each_day() -> None:
@@ -325,6 +330,8 @@ limit:    200MB
 set by:   -a 200MB
 reason:   failed to start shop:web: a line
 '''),
+    ('-n x\u202ey', 'db1', Report('blind', 'a line'), r' [x\u202ey]',
+     'nothing could be checked at two ticks in a row', 'reason:   blind: a line\n'),
     ('', 'db1', Report('limit too low', 'a line', PAIR._replace(process=AGELESS)), '',
      'limit of process shop:web is too low', '''\
 pid:      17

@@ -333,6 +333,7 @@ def test_listener_that_is_ended_during_its_own_restart_brings_the_process_back(
     (tmp_path / 'go').touch()
     supervisord.wait_state('slow', 'RUNNING')
     listener.wait_log(' restarted slow:slow: ')
+    assert ' INFO memmon: SIGTERM ends memmon\n' in listener.log()
 
 
 # Others have a hand in it.
@@ -1002,7 +1003,7 @@ def test_listener_goes_on_with_its_own_restart_where_it_has_paused(
         raise OSError(12, 'Cannot allocate memory')
 
     begun: list[tuple[str, float]] = []
-    script = [[memmon.STOPPING], [FAILED], [], [last]]  # what is told before each pause
+    script = [[memmon.UNDER_WAY], [FAILED], [], [last]]  # what is told before each pause
 
     def steps(work: memmon.Job, site: memmon.Site, config: object) -> Any:
         assert site.in_listener
@@ -1018,7 +1019,7 @@ def test_listener_goes_on_with_its_own_restart_where_it_has_paused(
     workers.add([job('a:1', siblings=('a:2',)), job('a:2', siblings=('a:1',)), job('b:1')])
     found = [workers.start_some(NOWHERE) for _ in range(6)]
     assert [[report.event for _, report in steps] for steps in found] == [
-        [memmon.STOPPING], [FAILED], [memmon.STOPPING], [FAILED], [], []]
+        [memmon.UNDER_WAY], [FAILED], [memmon.UNDER_WAY], [FAILED], [], []]
     a, b = ('a:1', memmon.FIRST_UP_SECS), ('b:1', memmon.UP_SECS)
     assert begun == [a, a, b, b, a, b]  # what fails lets the others go first
     assert [report.event for _, report in workers.start_some(NOWHERE)] == [last]
@@ -1054,7 +1055,7 @@ def test_next_worker_knows_what_the_killed_one_had_reported_and_measured(
     workers.collect([reader])
     [[left]] = workers.queue
     assert left.history is history  # not the worker's copy
-    assert {**vars(left), 'history': far.history} == vars(far)
+    assert {**vars(left), 'history': far.history, 'deaths': 0} == vars(far)
     left.is_done = True
     assert not worker.is_failing
 
@@ -1102,7 +1103,7 @@ def test_sigterm_finds_what_was_stopped_in_one_place(
         monkeypatch.setattr(memmon, 'fork', come)
     else:
         one = job('a:1', stop_requested=True)
-        _, reader = write_steps(workers, (one, memmon.Report(memmon.STOPPING, '', one.reading)))
+        _, reader = write_steps(workers, (one, memmon.Report(memmon.UNDER_WAY, '', one.reading)))
         workers.collect([reader])
         monkeypatch.setattr(os, 'waitpid', come)
     before = signal.signal(signal.SIGTERM, end)
@@ -1141,18 +1142,33 @@ def test_nothing_is_named_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch
     assert memmon.find_group(os.getpgrp()) == {}
 
 
-@pytest.mark.parametrize('event, command, logged', [
-    ('restarted', 'after', 1),  # before what the command prints
-    ('restarted', '', 0),
-    ('postponed', 'after', 0),  # which the listener logs, once only
+@pytest.mark.parametrize('stop_requested, command, logged', [
+    (True, 'after', 1),   # before what the command prints
+    (True, '', 0),
+    (False, 'after', 0),  # a refusal, which the listener logs, once only
 ])
-def test_worker_logs_what_commands_follow(event: str, command: str, logged: int,
+def test_worker_logs_what_commands_follow(stop_requested: bool, command: str, logged: int,
                                           caplog: pytest.LogCaptureFixture,
                                           workers: memmon.Workers) -> None:
     caplog.set_level('INFO')
-    one = job('a:1')
-    write_steps(workers, (one, memmon.Report(event, '', one.reading, command=command)))
+    one = job('a:1', stop_requested=stop_requested)
+    worker, reader = write_steps(workers, (one, memmon.Report('not restarted', '', one.reading,
+                                                              command=command)))
     assert len(caplog.messages) == logged
+    [(_, report)] = workers.collect([reader])
+    assert bool(report.command) == logged  # else the listener logs it
+
+
+def test_what_ends_each_worker_is_not_tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Any = Pool('RUNNING')
+    keep_time(monkeypatch, server)
+    site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
+    took = []
+    for deaths in (0, 3, 99):
+        began = server.secs
+        next(job(f'web:{deaths}', deaths=deaths, stop_requested=True).steps(site, {}))
+        took.append(server.secs - began)
+    assert [secs - took[0] for secs in took] == pytest.approx([0, 3, 10], abs=1)
 
 
 GOING = {'stop_requested': True}
@@ -1160,9 +1176,10 @@ GOING = {'stop_requested': True}
 
 @pytest.mark.parametrize('steps, left', [
     ([], []),                                       # killed before it asked for the stop
-    ([(memmon.STOPPING, GOING)], ['a:1']),
-    ([(memmon.STOPPING, GOING), (FAILED, {**GOING, 'is_reported': True})], ['a:1']),
-    ([(memmon.STOPPING, GOING), ('restarted', {**GOING, 'is_done': True})], []),
+    ([(memmon.UNDER_WAY, {'was_run': True})], ['a:1']),  # `after` or `failed` is to follow
+    ([(memmon.UNDER_WAY, GOING)], ['a:1']),
+    ([(memmon.UNDER_WAY, GOING), (FAILED, {**GOING, 'is_reported': True})], ['a:1']),
+    ([(memmon.UNDER_WAY, GOING), ('restarted', {**GOING, 'is_done': True})], []),
 ])
 def test_killed_worker_leaves_what_it_had_announced_to_the_next(
         steps: list[tuple[str, dict[str, bool]]], left: list[str], workers: memmon.Workers,
@@ -1176,7 +1193,7 @@ def test_killed_worker_leaves_what_it_had_announced_to_the_next(
         found += workers.collect([reader])
     assert [report.event for _, report in found] == [event for event, _ in steps]
     assert [each.reading.process.namespec for jobs in workers.queue for each in jobs] == left
-    assert all(jobs[0].stop_requested for jobs in workers.queue)
+    assert all(jobs[0].has_begun and jobs[0].deaths == 1 for jobs in workers.queue)
     assert len(caplog.messages) == len(left)
     assert [each.is_reported for jobs in workers.queue for each in jobs] == [
         FAILED in dict(steps)] * len(left)

@@ -241,6 +241,23 @@ def test_a_call_ends_in_time_however_slowly_the_answer_comes(
     assert open_connections(server) == []
 
 
+def test_a_call_ends_in_time_though_a_host_has_several_addresses(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one gives no answer, the next is tried: the first signal ends only that."""
+    monkeypatch.setattr(memmon, 'RPC_TIMEOUT_SECS', 1)
+    tries: list[object] = []
+
+    def connect(self: socket.socket, address: object) -> None:
+        tries.append(address)
+        time.sleep(20)
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, '', ('127.0.0.1', 1))] * 2
+    monkeypatch.setattr(socket, 'getaddrinfo', lambda *_: addresses)
+    monkeypatch.setattr(socket.socket, 'connect', connect)
+    began = time.monotonic()
+    assert failure_of(Server('http://twofold:1')).endswith(' within 10 seconds')
+    assert time.monotonic() - began < 8 and len(tries) == 2
+
+
 def test_time_limit_ends_with_the_call(start_fake_server: StartFakeServer) -> None:
     assert Server(start_fake_server(reply(7)).url).pid() == 7
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
