@@ -534,8 +534,6 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
         'memmon is a supervisor event listener, to be started by supervisord from a section like: '
         '[eventlistener:memmon] command=memmon -a 200MB events=TICK_60; for one look at what runs '
         'now: memmon --check -a 200MB')),
-    (['-a', '1MB', '--metrics', '/dev/./null'],
-     "--metrics: '/dev/./null' is in /dev: it would be replaced by a file"),
     # No password is shown.
     (['-a', '1MB', '-o', 'after=curl', 'https://bob:s3/cret@hook'],
      f"unexpected argument 'https://hook': {SEE_HELP}"),

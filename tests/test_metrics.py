@@ -293,6 +293,13 @@ def test_failure_leaves_the_old_file_and_no_draft(at: str, tmp_path: Path,
     assert (tmp_path / 'memmon.prom').read_bytes() == b'old'
 
 
+@pytest.mark.parametrize('path', ['/dev/null', '/dev/./null', '/dev/stdout'])
+def test_device_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match='is in /dev: it would be replaced by a file$'):
+        memmon.parse_metrics(path)
+    assert memmon.parse_metrics('/dev/shm/memmon.prom')
+
+
 def test_sigterm_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def come(file: int, mode: int) -> None:
         # To this thread: a test has others, which do not block it.
