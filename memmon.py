@@ -2864,10 +2864,11 @@ class Listener:
                 history.failures_total += report.event == 'failed to start' or not job.is_reported
                 history.lost = Lost(job.tried or job.reading.process.start, math.inf, now)
             else:
-                history.said_of(job.total)[REFUSED + (level or SOFT)] = now
+                said = history.said_of(job.total)
+                said[REFUSED + (level or SOFT)] = now
                 history.failures_total += report.event == 'failed to stop'
                 if report.event == 'failed to stop' or not job.stop_requested:
-                    self.say_postponed(history.said_of(job.total), report, now)
+                    self.say_postponed(said, report, now)
                     continue
             self.report(report)
 
@@ -2897,7 +2898,8 @@ class Listener:
                 secs = too_low.since + PEAK_SECS - now  # its peak is taken for a minute
                 if history.seen_at < too_low.since + PEAK_SECS and secs < left:
                     waits.append(max(least, secs))
-            if history.rate > 0 and history.reading:
+            # No restart is due below the soft size: most do not come that far.
+            if history.rate > 0 and history.reading and history.reading.room < history.rate * left:
                 size = next_size(history, self.options, now,
                                  has_before and 'postponed' in history.said)
                 secs = (size - (history.reading.memory or 0)) / history.rate
