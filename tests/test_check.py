@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence, Tuple
@@ -116,7 +117,7 @@ def test_prefork_server_is_proposed_what_is_private(start_supervisord: StartSupe
     wait_until(lambda: len(descendants_of(supervisord.pid('fork'))) == 4)
     done = check(supervisord)
     words = next(line for line in done.stdout.splitlines() if 'memmon -c ' in line).split()
-    assert words[1:4] == ['-c', '-k', 'private']
+    assert words[:4] == [MEMMON, '-c', '-k', 'private']
     name, _, limit = words[5].partition('=')
     assert name == 'fork' and 90 <= megabytes(limit) < 250
     assert check(supervisord, *words[1:]).status == 0
@@ -177,8 +178,11 @@ def propose(monkeypatch: pytest.MonkeyPatch, rows: Sequence[Row], *args: str,
     real = memmon.read_rollup
     monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: int(
         (exact or {})[pid] * MB) if pid >= ABSENT else real(pid, fields))
+    monkeypatch.setattr(sys, 'argv', ['bin/memmon', '--check'])
     lines = memmon.propose_limits(table, readings, options(*args))
-    return shlex.split(' '.join(lines[3:-3]))[1:]
+    path, *words = shlex.split(' '.join(lines[3:-3]))
+    assert path == os.path.abspath('bin/memmon')
+    return words
 
 
 A, B, C, D = range(ABSENT, ABSENT + 4)
@@ -242,7 +246,8 @@ def test_proposal_for_a_thousand_programs_is_wrapped_as_supervisord_conf_takes_i
     server.configfile = str(conf)
     server.process_config(do_usage=False)
     command = shlex.split(server.process_group_configs[0].process_configs[0].command)
-    is_same = command[1:] == [word.replace('%%', '%') for word in words]
+    is_same = command == [os.path.abspath('bin/memmon'),
+                          *(word.replace('%%', '%') for word in words)]
     assert is_same  # apart: a failure would show all of it
     assert len(memmon.parse_args(command[1:]).limits) == 1000
 

@@ -368,7 +368,7 @@ def test_worker_is_killed_during_a_second_before(
     assert (tmp_path / 'after').exists() and supervisord.spawned('big') == 2
 
 
-def test_names_reach_a_command_in_any_locale(tmp_path: Path) -> None:
+def test_names_reach_a_command_in_any_locale() -> None:
     script = ("import memmon; memmon.run_for_user('printf %s \"$MEMMON_NAME\" >&2', 9, "
               "variables={'MEMMON_NAME': 'pr\\xfcf\\u20ac'})")
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, check=True, env={

@@ -479,11 +479,11 @@ def test_what_waits_for_delivery_is_delivered_after_the_end(
         can_fork: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_fork(*_: object) -> int:
         raise OSError(12, 'Cannot allocate memory')
-    if not can_fork:
-        monkeypatch.setattr(memmon, 'fork', no_fork)
     listener = memmon.Listener(memmon.parse_args(['-a', '1MB']), memmon.Server(URL))
     go = tmp_path / 'go'
-    go.touch() if not can_fork else None
+    if not can_fork:
+        monkeypatch.setattr(memmon, 'fork', no_fork)
+        go.touch()
     wait = f'until test -e {go}; do sleep 0.05; done; cat >> {tmp_path}/mails'
     listener.workers.deliveries = [memmon.Delivery(wait, b'%d ' % number, {})
                                    for number in range(20)]

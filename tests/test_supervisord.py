@@ -242,7 +242,7 @@ def test_a_call_ends_in_time_however_slowly_the_answer_comes(
 
 
 def test_a_call_ends_in_time_though_a_host_has_several_addresses(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one gives no answer, the next is tried: the first signal ends only that."""
     monkeypatch.setattr(memmon, 'RPC_TIMEOUT_SECS', 1)
     tries: list[object] = []
