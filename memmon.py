@@ -2971,52 +2971,42 @@ def listen(options: Options, server: Server) -> None:
 
 # Metrics: what Prometheus is told.
 
-class Metric(NamedTuple):
-    """A row of a table of metrics: a gauge, or a counter."""
-
-    name: str
-    help: str
-    value: Callable[[Any], Optional[float]]  # of a History, or of a Tick; None: there is none
-    is_counter: bool = False
-
-
-MEASURE_METRICS = (
-    Metric('memmon_process_memory_bytes', 'Memory of a process, as it is compared with its limit.',
-           lambda history: history.reading.memory
-           if history.reading and history.reading.soft != math.inf else None),
-)
-PROCESS_METRICS = (
-    Metric('memmon_process_rss_bytes', 'Resident set size of a process.',
-           lambda history: history.reading.rss if history.reading else None),
-    Metric('memmon_process_limit_bytes', 'Soft memory limit of a process.',
-           lambda history: None if history.blank.soft == math.inf else history.blank.soft),
-    Metric('memmon_process_restarts', 'Restarts of a process by memmon.',
-           lambda history: history.restarts_total, True),
-    Metric('memmon_process_restart_failures', 'Failed stops and starts of a process.',
-           lambda history: history.failures_total, True),
-    Metric('memmon_process_held', 'Whether -r keeps a process from being restarted.',
-           lambda history: HELD in {*history.said, *history.total_said}),
-    Metric('memmon_process_limit_too_low', 'Whether a restart of the process was in vain.',
-           lambda history: bool(history.too_low)),
-    Metric('memmon_process_lost', 'Whether memmon took the process down and it is not up again.',
-           lambda history: history.lost is not None and history.lost.until == math.inf),
-    Metric('memmon_process_unmeasured', 'Whether a process runs that cannot be measured.',
-           lambda history: history.is_hidden),
-)
-TICK_METRICS = (
-    Metric('memmon_check_success', 'Whether the last tick could check the processes.',
-           lambda tick: tick.is_good),
-    Metric('memmon_last_tick_timestamp_seconds', 'When the last tick came.',
-           lambda tick: time.time()),
-    Metric('memmon_tick_interval_seconds', 'How often ticks come.', lambda tick: tick.interval),
-    Metric('memmon_tick_duration_seconds', 'How long the tick before this one took, with the '
-           'writing of this file.', lambda tick: tick.duration),
-    Metric('memmon_looks_between_ticks', 'Looks that did not wait for a tick.',
-           lambda tick: tick.monitor.looks, True),
-    Metric('memmon_total_bytes', 'Memory that all processes use.',
-           lambda tick: getattr(tick.monitor.total.reading, 'memory', None)),
-    Metric('memmon_total_limit_bytes', 'Soft memory limit of all processes together.',
-           lambda tick: getattr(tick.monitor.total.reading, 'soft', None)),
+PROCESS = 'group', 'process'
+# Name (that of a counter ends with _total), labels, help, and how to get the value: from a History
+# if there are labels, else from a Tick. None: there is none.
+METRICS: tuple[tuple[str, Sequence[str], str, Callable[[Any], float | None]], ...] = (
+    ('memmon_process_memory_bytes', (*PROCESS, 'kind'),
+     'Memory of a process, as it is compared with its limit.',
+     lambda history: history.reading.memory
+     if history.reading and history.reading.soft != math.inf else None),
+    ('memmon_process_rss_bytes', PROCESS, 'Resident set size of a process.',
+     lambda history: history.reading.rss if history.reading else None),
+    ('memmon_process_limit_bytes', PROCESS, 'Soft memory limit of a process.',
+     lambda history: None if history.blank.soft == math.inf else history.blank.soft),
+    ('memmon_process_restarts_total', PROCESS, 'Restarts of a process by memmon.',
+     lambda history: history.restarts_total),
+    ('memmon_process_restart_failures_total', PROCESS, 'Failed stops and starts of a process.',
+     lambda history: history.failures_total),
+    ('memmon_process_held', PROCESS, 'Whether -r keeps a process from being restarted.',
+     lambda history: HELD in {*history.said, *history.total_said}),
+    ('memmon_process_limit_too_low', PROCESS, 'Whether a restart of the process was in vain.',
+     lambda history: bool(history.too_low)),
+    ('memmon_process_lost', PROCESS, 'Whether memmon took the process down and it is not up '
+     'again.', lambda history: history.lost is not None and history.lost.until == math.inf),
+    ('memmon_process_unmeasured', PROCESS, 'Whether a process runs that cannot be measured.',
+     lambda history: history.is_hidden),
+    ('memmon_check_success', (), 'Whether the last tick could check the processes.',
+     lambda tick: tick.is_good),
+    ('memmon_last_tick_timestamp_seconds', (), 'When the last tick came.', lambda _: time.time()),
+    ('memmon_tick_interval_seconds', (), 'How often ticks come.', lambda tick: tick.interval),
+    ('memmon_tick_duration_seconds', (), 'How long the tick before this one took, with the '
+     'writing of this file.', lambda tick: tick.duration),
+    ('memmon_looks_between_ticks_total', (), 'Looks that did not wait for a tick.',
+     lambda tick: tick.monitor.looks),
+    ('memmon_total_bytes', (), 'Memory that all processes use.',
+     lambda tick: getattr(tick.monitor.total.reading, 'memory', None)),
+    ('memmon_total_limit_bytes', (), 'Soft memory limit of all processes together.',
+     lambda tick: getattr(tick.monitor.total.reading, 'soft', None)),
 )
 
 
@@ -3032,22 +3022,20 @@ class Tick(NamedTuple):
         """Yield the metrics, as far as there are any."""
         from prometheus_client import core
         yield core.InfoMetricFamily('memmon', 'The version of memmon.', {'version': __version__})
-        processes = [([one_line(history.process.group), one_line(history.process.name)], history)
-                     for history in self.monitor.histories.values()]
-        measured = [([*names, self.monitor.options.kind], history) for names, history in processes]
-        names = ['group', 'process', 'kind']
-        for metrics, labels, rows in (
-                (MEASURE_METRICS, names, measured), (PROCESS_METRICS, names[:2], processes),
-                (TICK_METRICS, [], [([], self)])):
-            for metric in metrics:
-                kind = core.CounterMetricFamily if metric.is_counter else core.GaugeMetricFamily
-                family = kind(metric.name, metric.help, labels=labels)
-                for texts, row in rows:
-                    value = metric.value(row)
-                    if value is not None:
-                        family.add_metric(texts, value)
-                if family.samples:
-                    yield family
+        processes: list[tuple[list[str], Any]] = [
+            ([one_line(history.process.group), one_line(history.process.name),
+              self.monitor.options.kind], history)
+            for history in self.monitor.histories.values()]
+        for name, labels, text, value_of in METRICS:
+            is_counter = name.endswith('_total')
+            kind = core.CounterMetricFamily if is_counter else core.GaugeMetricFamily
+            family = kind(name, text, labels=labels)
+            for texts, of in processes if labels else [([], self)]:
+                value = value_of(of)
+                if value is not None:
+                    family.add_metric(texts[:len(labels)], value)
+            if family.samples:
+                yield family
 
 
 def write_metrics(tick: Any) -> None:
