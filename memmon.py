@@ -3069,20 +3069,20 @@ def replace_file(path: str, content: bytes) -> None:
         raise
 
 
-def require_file(path: str) -> None:
-    """Raise OSError unless this is a regular file: a fifo would be waited for without an end."""
+def read_regular(path: str) -> str:
+    """Return a text file; a fifo would be waited for without an end. Raises OSError."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, 'it is no regular file')
+    with open(path, encoding='utf-8', errors='replace') as file:
+        return file.read()
 
 
 def check_ticks(path: str) -> tuple[bool, str]:
     """Return whether the memmon that writes a file of metrics ticks and sees, and a line on it."""
     try:
-        require_file(path)
         from prometheus_client.parser import text_string_to_metric_families
-        with open(path, encoding='utf-8') as metrics:
-            samples = {sample.name: sample.value for family in
-                       text_string_to_metric_families(metrics.read()) for sample in family.samples}
+        samples = {sample.name: sample.value for family in
+                   text_string_to_metric_families(read_regular(path)) for sample in family.samples}
         last, interval, success = [samples[f'memmon_{name}'] for name in (
             'last_tick_timestamp_seconds', 'tick_interval_seconds', 'check_success')]
         age = time.time() - last
@@ -3121,9 +3121,7 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
                          'give --config')
     client.configfile = file
     try:
-        require_file(file)
-        with open(file, 'rb'):
-            pass  # supervisor does not tell why it cannot be opened
+        read_regular(file)  # supervisor does not tell why it cannot be read
         client.process_config(do_usage=False)
     except OSError as error:
         raise UsageError(f'cannot read {file}: {error.strerror}') from None
