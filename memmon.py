@@ -3143,43 +3143,39 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     """Return what --check prints, and its status. Raises UsageError."""
     server, file = find_any_server(options, os.environ)
     monitor = Monitor(options, server)
-    log.addHandler(logging.NullHandler())
-    log.propagate = False
+    log.disabled = True  # what there is to say is in the lines
     try:
-        measured = dict((history.process.namespec, reading)
-                        for history, reading in monitor.look(time.monotonic()))
+        monitor.look(time.monotonic())
         processes, _ = find_children(monitor.supervisord_pid)
     except (Fault, SupervisordError, MeasureError, OSError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
-    readings = [measured.get(namespec) or history.blank._replace(  # it is hidden or has just ended
-        process=history.process._replace(pid=history.process.pid * history.is_hidden),
-        at=history.process.now) for namespec, history in monitor.histories.items()]
-    memmons = {reading.process for reading in readings if is_memmon(reading.process)}
-    readings = [reading._replace(limit=NO_LIMIT, soft=math.inf, hard=math.inf)
-                if reading.process in memmons else reading for reading in readings]
-    peaks = [(reading, read_status(reading.pids, 'VmHWM')) for reading in readings]
-    lines = format_table(peaks, options, columns)
-    known = [reading.process for reading in readings if reading.process not in memmons]
+    readings = [history.reading or history.blank._replace(at=history.process.now)
+                for history in monitor.histories.values()]
+    others = [reading for reading in readings if not is_memmon(reading.process)]
+    memmons = [reading._replace(limit=NO_LIMIT, soft=math.inf, hard=math.inf)
+               for reading in readings if is_memmon(reading.process)]
+    lines = format_table([(reading, read_status(reading.pids, 'VmHWM'))
+                          for reading in others + memmons], options, columns)
+    known = [reading.process for reading in others]
     lines += [explain_unmatched(limit, known) for limit in find_unmatched(options.limits, known)]
     lines += tiny_limits(options)
     if monitor.hidden:
         lines.append(one_line(f'cannot measure {", ".join(monitor.hidden)}: {HIDDEN}'))
-    others = [reading for reading in readings
-              if reading.memory and reading.process not in memmons]
-    lines += filter(None, (explain_tree(processes, reading, options) for reading in others))
+    measured = [reading for reading in others if reading.memory]
+    lines += filter(None, (explain_tree(processes, reading, options) for reading in measured))
     if file:
         lines.append(f'supervisord: {show_url(server.url)}, from {file}')
-    if not (options.limits or options.total):
-        lines += propose_limits(processes, others, options)
+    if not options.all_limits:
+        lines += propose_limits(processes, measured, options)
     total = monitor.total.reading
     if total:
         lines.append(f'total: {describe_use_of_limit(total)}, {total.share or 0:.0%}')
-    is_ticking = True
+    status = int(any(reading.level for reading in [*others, *filter(None, [total])]))
     if options.metrics:
         is_ticking, line = check_ticks(options.metrics)
         lines.append(line)
-    is_any_over = any(reading.level for reading in [*readings, *([total] if total else [])])
-    return lines, 2 if monitor.hidden or not is_ticking else int(is_any_over)
+        status = status if is_ticking else 2
+    return lines, 2 if monitor.hidden else status
 
 
 def explain_tree(processes: Processes, reading: Reading, options: Options) -> str:

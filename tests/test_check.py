@@ -329,7 +329,7 @@ def test_memmon_has_no_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(memmon.Server, 'call', lambda server, method, *args: (
         1 if method == 'supervisor.getPID' else [row._asdict() for row in rows]))
     monkeypatch.setenv('SUPERVISOR_SERVER_URL', 'unix:///nonexistent/s')
-    monkeypatch.setattr(memmon.log, 'propagate', True)  # and put it back
+    monkeypatch.setattr(memmon.log, 'disabled', False)  # and put it back
     for limit, expected in (('50MB', 0), ('30MB', 1)):
         lines, status = memmon.check(options('-a', limit), 0)
         assert status == expected
@@ -450,7 +450,7 @@ def test_configuration_that_does_not_help_is_named(
     elif conf is not None:
         (tmp_path / 'x.conf').mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(memmon.log, 'propagate', True)  # it is set, and then back again
+    monkeypatch.setattr(memmon.log, 'disabled', False)  # it is set, and then back again
     with pytest.raises(memmon.UsageError) as raised:
         memmon.check(options('--config', 'x.conf'), 80)
     assert str(raised.value).startswith(error)
