@@ -3282,11 +3282,9 @@ def format_table(peaks: Sequence[tuple[Reading, int]], options: Options, columns
     widths = [max(map(len, cells)) for cells in zip(*table)][:None if options.limits else 5]
     lines = ['  '.join(cell.ljust(width) if head in ('PROCESS', 'SET BY') else cell.rjust(width)
                        for head, cell, width in zip(heads, cells, widths)) for cells in table]
-    if options.limits:
-        room = max(0, columns - len(lines[0]) - 2)
-        bars = ['#' * int(min(reading.share or 0, 1) * room) for reading, _ in rows]
-        lines = [f'{line}  {bar}' for line, bar in zip(lines, ['', *bars])]
-    return [line.rstrip() for line in lines]
+    room = columns - len(lines[0]) - 2
+    bars = ['#' * int(min(reading.share or 0, 1) * room) for reading, _ in rows]
+    return [f'{line}  {bar}'.rstrip() for line, bar in zip(lines, ['', *bars])]
 
 
 # Main: arguments to exit status.

@@ -528,7 +528,9 @@ def test_bar_is_as_long_as_there_is_room(columns: int, bar: int) -> None:
 
 
 def test_table_without_limits_has_no_columns_of_them() -> None:
-    assert memmon.format_table(ROWS[::2][:2], options('--check -k rss -t 1GB'), 80) == [
+    rows = [(reading(50 * MB, '', process=process('b:b'), at=1000 + 90061), 61 * MB),
+            (reading(None, '', process=process('e:e', FATAL)), 0)]
+    assert memmon.format_table(rows, options('--check -k rss -t 1GB'), 80) == [
         'PROCESS  PID          UPTIME   RSS  PEAK',
         'b:b        7  1 day, 1:01:01  50MB  61MB',
         'e:e        -           FATAL     -     -']
