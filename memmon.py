@@ -3251,34 +3251,31 @@ def round_up(size: float) -> str:
     return f'{round(math.ceil(round(size / step, 6)) * step, 1):.10g}{unit}'
 
 
-def table_cells(reading: Reading, peak: int) -> list[str]:
-    """Return the cells of a process in the table of --check; peak: 0 if it is not known."""
-    process, memory = reading.process, reading.memory
-    peak = max(peak, reading.rss or 0, memory or 0)
-    return [
-        process.namespec,
-        str(process.pid or '-'),
-        process.statename if not process.pid
-        else 'unknown' if reading.uptime is None else format_duration(reading.uptime),
-        format_size(memory) if memory is not None else 'unknown' if process.pid else '-',
-        format_size(peak) if peak else '-',
-        describe_sizes(reading),
-        reading.limit.given or 'no option',
-        '-' if reading.share is None else f'{reading.share:.0%}',
-    ]
-
-
 def format_table(peaks: Sequence[tuple[Reading, int]], options: Options, columns: int
                  ) -> list[str]:
     """Return the lines of a table, what uses most of its limit first, then by memory.
 
-    peaks: each with its highest RSS so far, in bytes. With limits, the last column is a bar as
-    long as there is room.
+    peaks: each with its highest RSS so far, in bytes; 0: not known. With limits, the last column
+    is a bar as long as there is room.
     """
     rows = sorted(peaks, reverse=True, key=lambda row: [
         -1 if value is None else value for value in (row[0].share, row[0].memory)])
     heads = ['PROCESS', 'PID', 'UPTIME', options.kind.upper(), 'PEAK', 'LIMIT', 'SET BY', 'USED']
-    table = [heads, *([one_line(cell) for cell in table_cells(*row)] for row in rows)]
+    table = [heads]
+    for reading, peak in rows:
+        process, memory = reading.process, reading.memory
+        peak = max(peak, reading.rss or 0, memory or 0)
+        table.append([one_line(cell) for cell in (
+            process.namespec,
+            process.pid or '-',
+            process.statename if not process.pid
+            else 'unknown' if reading.uptime is None else format_duration(reading.uptime),
+            format_size(memory) if memory is not None else 'unknown' if process.pid else '-',
+            format_size(peak) if peak else '-',
+            describe_sizes(reading),
+            reading.limit.given or 'no option',
+            '-' if reading.share is None else f'{reading.share:.0%}',
+        )])
     widths = [max(map(len, cells)) for cells in zip(*table)][:None if options.limits else 5]
     lines = ['  '.join(cell.ljust(width) if head in ('PROCESS', 'SET BY') else cell.rjust(width)
                        for head, cell, width in zip(heads, cells, widths)) for cells in table]
