@@ -1711,7 +1711,7 @@ class Done(Exception):
 
 def reason_of(error: Exception) -> str:
     """Return why something failed, on one line."""
-    return one_line(error.faultString if isinstance(error, Fault) else error)
+    return one_line(getattr(error, 'faultString', '') or getattr(error, 'strerror', '') or error)
 
 
 class Job:
@@ -3047,8 +3047,8 @@ def write_metrics(tick: Any) -> None:
         said.discard('cannot write')
     except Exception as error:  # the ticks go on
         log.debug('no metrics', exc_info=error)
-        say_once(said, 'cannot write', logging.ERROR, f'cannot write {one_line(path)}: '
-                 f'{getattr(error, "strerror", None) or one_line(error)}')
+        say_once(said, 'cannot write', logging.ERROR,
+                 f'cannot write {one_line(path)}: {reason_of(error)}')
 
 
 @sigterm_held()
@@ -3092,8 +3092,7 @@ def check_ticks(path: str) -> tuple[bool, str]:
     except KeyError as error:
         return False, f'last tick: unknown: {path} has no {error.args[0]}'
     except (OSError, ValueError) as error:
-        return False, (f'last tick: unknown: {path} cannot be read: '
-                       f'{getattr(error, "strerror", None) or one_line(error)}')
+        return False, f'last tick: unknown: {path} cannot be read: {reason_of(error)}'
     line = (f'last tick: {format_duration(age)} ago, one is due every '
             f'{format_duration(interval)}')
     if age > 3 * interval:
