@@ -3301,22 +3301,12 @@ def set_up_logging(is_verbose: bool) -> None:
     log.setLevel(logging.DEBUG if is_verbose else logging.INFO)
 
 
-def open_standard_streams() -> None:
-    """Open /dev/null in place of a closed stdin, stdout or stderr: no other file may take it."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
-
-
 def write_stdout(text: str) -> None:
     """Write a text to stdout, quietly if its reader has gone. Raises UsageError."""
     try:
-        with open(1, 'w', errors='backslashreplace', closefd=False) as stdout:
+        with contextlib.suppress(BrokenPipeError), \
+                open(1, 'w', errors='backslashreplace', closefd=False) as stdout:
             stdout.write(text)
-    except BrokenPipeError:
-        pass
     except OSError as error:
         raise UsageError(f'cannot write to stdout: {error.strerror}') from None
 
@@ -3327,8 +3317,10 @@ def main() -> int:
     Returns 0 when supervisord has closed stdin or stopped it, 1 if its events cannot be read, 2 if
     memmon cannot start; see check.
     """
-    open_standard_streams()
-    status = 0
+    # In place of a closed stdin, stdout or stderr, so that no other file takes it.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
     try:
         options = parse_args(sys.argv[1:])
         if options.help:
@@ -3338,16 +3330,17 @@ def main() -> int:
         elif options.check:
             lines, status = check(options, shutil.get_terminal_size().columns)
             write_stdout('\n'.join(map(printable, lines)) + '\n')
+            return status
         else:
             server = find_server(os.environ)
             set_up_logging(options.verbose)
             listen(options, server)
+        return 0
     except (UsageError, HeaderError) as error:
         with contextlib.suppress(OSError), \
                 open(2, 'w', errors='backslashreplace', closefd=False) as stderr:
             stderr.write(f'memmon: {hide_passwords(one_line(error))}\n')
-        status = 2 if isinstance(error, UsageError) else 1
-    return status
+        return 2 if isinstance(error, UsageError) else 1
 
 
 if __name__ == '__main__':
