@@ -3064,8 +3064,7 @@ def replace_file(path: str, content: bytes) -> None:
             os.fchmod(file.fileno(), 0o644)
         os.replace(draft, path)
     except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
+        os.unlink(draft)
         raise
 
 
