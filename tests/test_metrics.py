@@ -325,7 +325,6 @@ def test_sigterm_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_failure_is_said_once_each_time(error: Exception, why: str, monitor: Monitor,
                                         monkeypatch: pytest.MonkeyPatch,
                                         caplog: pytest.LogCaptureFixture) -> None:
-    memmon.log.propagate = True
     works = memmon.replace_file
 
     def refuse(path: str, content: bytes) -> None:
