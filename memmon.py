@@ -3092,8 +3092,7 @@ def check_ticks(path: str) -> tuple[bool, str]:
         return False, f'last tick: unknown: {path} has no {error.args[0]}'
     except (OSError, ValueError) as error:
         return False, f'last tick: unknown: {path} cannot be read: {reason_of(error)}'
-    line = (f'last tick: {format_duration(age)} ago, one is due every '
-            f'{format_duration(interval)}')
+    line = f'last tick: {format_duration(age)} ago, one is due every {format_duration(interval)}'
     if age > 3 * interval:
         return False, f'{line}: memmon is not ticking'
     if not success:
