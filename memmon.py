@@ -117,28 +117,26 @@ def parse_percent(text: str) -> float:
     return percent
 
 
-def parse_limit(text: str) -> tuple[Size, Size]:
-    """Return the soft and the hard size of SIZE, SIZE..SIZE or none."""
-    if text.strip().lower() == 'none':
-        return NO_SIZE, NO_SIZE
-    soft, *hard = [Size(0, parse_percent(part)) if '%' in part else Size(parse_size(part))
-                   for part in text.split('..', 1)]
-    if hard and bool(soft.percent) == bool(hard[0].percent) and hard[0] < soft:
-        raise ValueError(f'{text!r} has its sizes in the wrong order: the hard one, at which '
-                         'memmon no longer waits, must not be below the soft one')
-    return soft, hard[0] if hard else NO_SIZE
+def parse_limit(option: str, text: str) -> Limit:
+    """Return the limit of NAME=SIZES, or of SIZES where an option takes no name.
 
-
-def parse_limit_option(option: str, text: str) -> Limit:
-    """Return the limit of NAME=LIMIT, or of LIMIT where an option takes no name."""
-    name, limit = '*', text
+    SIZES: SIZE, SIZE..SIZE or none.
+    """
+    name, sizes = '*', text
     if option in ('program', 'groupname'):
-        name, _, limit = text.rpartition('=')
+        name, _, sizes = text.rpartition('=')
         if not name.strip():
             raise ValueError(f'{text!r} is not NAME=SIZE, such as web=200MB')
-    soft, hard = parse_limit(limit)
-    if option == 'total' and soft == NO_SIZE:
-        raise ValueError("'none' is not a limit for the total: give a size, such as 85%")
+    if sizes.strip().lower() == 'none':
+        if option == 'total':
+            raise ValueError("'none' is not a limit for the total: give a size, such as 85%")
+        return Limit(option, name.strip(), NO_SIZE, NO_SIZE)
+    given = [Size(0, parse_percent(part)) if '%' in part else Size(parse_size(part))
+             for part in sizes.split('..', 1)]
+    soft, hard = [*given, NO_SIZE][:2]
+    if bool(soft.percent) == bool(hard.percent) and hard < soft:
+        raise ValueError(f'{sizes!r} has its sizes in the wrong order: the hard one, at which '
+                         'memmon no longer waits, must not be below the soft one')
     return Limit(option, name.strip(), soft, hard)
 
 
@@ -319,13 +317,13 @@ LIMITS, WHEN = 'Limits', 'When to restart'
 # getopt accepts any unambiguous prefix of a long option, --group and --sendmail among them.
 OPTIONS = (
     Option(LIMITS, 'p', 'program', 'NAME=SIZE', 'limit each process of a program; NAME is a '
-           'program or a namespec, GROUP:NAME', partial(parse_limit_option, 'program'), ()),
+           'program or a namespec, GROUP:NAME', partial(parse_limit, 'program'), ()),
     Option(LIMITS, 'g', 'groupname', 'NAME=SIZE', 'limit each process of a group',
-           partial(parse_limit_option, 'groupname'), ()),
+           partial(parse_limit, 'groupname'), ()),
     Option(LIMITS, 'a', 'any', 'SIZE', 'limit every child of supervisord',
-           partial(parse_limit_option, 'any'), None),
+           partial(parse_limit, 'any'), None),
     Option(LIMITS, 't', 'total', 'SIZE', 'limit all of them together; restart the largest',
-           partial(parse_limit_option, 'total'), None),
+           partial(parse_limit, 'total'), None),
     Option(LIMITS, 'c', 'cumulative', '', 'count a process with all its descendants'),
     Option(LIMITS, 'k', 'kind', 'KIND', 'count rss (default), pss (shared memory once), or '
            'private (no file pages, but swap)', parse_measure, 'rss'),

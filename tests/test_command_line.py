@@ -168,7 +168,7 @@ QUARTER, HALF = Size(0, 25), Size(0, 50)
     ('none', (NO_SIZE, NO_SIZE)), (' None ', (NO_SIZE, NO_SIZE)),
 ])
 def test_limit_is_read(text: str, sizes: tuple[Size, Size]) -> None:
-    assert memmon.parse_limit(text) == sizes
+    assert memmon.parse_limit('any', text) == Limit('any', '*', *sizes)
 
 
 WRONG_ORDER = ('has its sizes in the wrong order: the hard one, at which memmon no longer waits, '
@@ -185,7 +185,7 @@ WRONG_ORDER = ('has its sizes in the wrong order: the hard one, at which memmon 
 ])
 def test_no_limit_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=f'^{re.escape(why)}'):
-        memmon.parse_limit(text)
+        memmon.parse_limit('any', text)
 
 
 @pytest.mark.parametrize('option', ['program', 'groupname'])
@@ -196,7 +196,7 @@ def test_no_limit_is_refused(text: str, why: str) -> None:
     ('web=25%', ('web', QUARTER, NO_SIZE)), ('web=none', ('web', NO_SIZE, NO_SIZE)),
 ])
 def test_name_and_limit_are_read(option: str, text: str, limit: tuple[str, Size, Size]) -> None:
-    assert memmon.parse_limit_option(option, text) == Limit(option, *limit)
+    assert memmon.parse_limit(option, text) == Limit(option, *limit)
 
 
 @pytest.mark.parametrize('text, why', [
@@ -209,17 +209,17 @@ def test_name_and_limit_are_read(option: str, text: str, limit: tuple[str, Size,
 ])
 def test_no_name_and_limit_are_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=f'^{re.escape(why)}'):
-        memmon.parse_limit_option('program', text)
+        memmon.parse_limit('program', text)
 
 
 def test_any_and_total_are_for_all_names() -> None:
-    assert memmon.parse_limit_option('any', '5..6') == Limit('any', '*', Size(5), Size(6))
-    assert memmon.parse_limit_option('any', 'none') == Limit('any', '*', NO_SIZE, NO_SIZE)
-    assert memmon.parse_limit_option('total', '85%..90%') == Limit(
+    assert memmon.parse_limit('any', '5..6') == Limit('any', '*', Size(5), Size(6))
+    assert memmon.parse_limit('any', 'none') == Limit('any', '*', NO_SIZE, NO_SIZE)
+    assert memmon.parse_limit('total', '85%..90%') == Limit(
         'total', '*', Size(0, 85), Size(0, 90))
     with pytest.raises(ValueError, match="^'none' is not a limit for the total: give a size, "
                                          'such as 85%$'):
-        memmon.parse_limit_option('total', ' None ')
+        memmon.parse_limit('total', ' None ')
 
 
 @pytest.mark.parametrize('args, hints', [
