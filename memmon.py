@@ -84,7 +84,7 @@ class Rate(NamedTuple):
     secs: int
 
 
-def parse_quantity(text: str, units: Mapping[str, int], rest_of_unit: str, what: str) -> int:
+def parse_quantity(units: Mapping[str, int], rest_of_unit: str, what: str, text: str) -> int:
     """Return NUMBER[UNIT] in whole base units, of which there must be 1 or more."""
     match = re.fullmatch(r'\s*\+?([0-9]{1,15}|[0-9]{0,15}\.[0-9]{1,9})\s*'
                          rf'(?:([{"".join(units)}]){rest_of_unit})?\s*', text.upper())
@@ -96,16 +96,11 @@ def parse_quantity(text: str, units: Mapping[str, int], rest_of_unit: str, what:
     raise ValueError(f'{text!r} is not {what}')
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes of NUMBER[K|M|G|T][i][B], in powers of 1024."""
-    return parse_quantity(text, SIZE_UNITS, 'I?B?', 'a size: give a number of bytes above 0, or '
-                          'a number with KB, MB, GB or TB, such as 200MB')
-
-
-def parse_duration(text: str) -> int:
-    """Return the seconds of NUMBER[s|m|h|d]."""
-    return parse_quantity(text, DURATION_UNITS, '', 'a duration: give a number of seconds above '
-                          '0, or a number with s, m, h or d, such as 5m')
+# NUMBER[K|M|G|T][i][B] in bytes, in powers of 1024; and NUMBER[s|m|h|d] in seconds.
+parse_size = partial(parse_quantity, SIZE_UNITS, 'I?B?', 'a size: give a number of bytes above 0, '
+                     'or a number with KB, MB, GB or TB, such as 200MB')
+parse_duration = partial(parse_quantity, DURATION_UNITS, '', 'a duration: give a number of seconds '
+                         'above 0, or a number with s, m, h or d, such as 5m')
 
 
 def parse_percent(text: str) -> float:
