@@ -141,11 +141,13 @@ def parse_measure(text: str) -> str:
     if key not in MEASURES:
         raise ValueError(f'{text!r} is not a measure of memory: give rss, pss or private')
     fields = MEASURES[key].fields
-    with contextlib.suppress(OSError):
-        if not fields or read_rollup(os.getpid(), fields) is not None:
-            return key
-    raise ValueError(f'this system does not report {" and ".join(fields)} in '
-                     '/proc/PID/smaps_rollup: use -k rss' + ' or pss' * (key == 'private'))
+    try:
+        if fields:
+            read_fields(os.getpid(), fields)
+    except OSError:
+        raise ValueError(f'this system does not report {" and ".join(fields)} in /proc/PID/'
+                         'smaps_rollup: use -k rss' + ' or pss' * (key == 'private')) from None
+    return key
 
 
 def parse_rate(text: str) -> Rate:
@@ -666,10 +668,13 @@ def tree(processes: Processes, root: int) -> list[int]:
     return list(pids)
 
 
-def read_fields(path: str, names: Sequence[str]) -> list[int]:
-    """Return the fields of those names in a file of lines NAME: N kB, in bytes. Raises OSError."""
+def read_fields(pid: int, names: Sequence[str], file: str = 'smaps_rollup') -> int:
+    """Return the sum of fields of /proc/PID/FILE in bytes. Raises OSError if one is missing."""
     pattern = rf'^(?:{"|".join(names)}):\s+([0-9]+) kB$'.encode()
-    return [int(size) * KB for size in re.findall(pattern, read_proc(path), re.M)]
+    sizes = re.findall(pattern, read_proc(f'/proc/{pid}/{file}'), re.M)
+    if len(sizes) < len(names):
+        raise OSError(f'{file} of {pid} has not all of {", ".join(names)}')
+    return sum(map(int, sizes)) * KB
 
 
 def read_status(pids: Iterable[int], name: str) -> int:
@@ -677,14 +682,8 @@ def read_status(pids: Iterable[int], name: str) -> int:
     size = 0
     for pid in pids:
         with contextlib.suppress(OSError):
-            size += sum(read_fields(f'/proc/{pid}/status', [name]))
+            size += read_fields(pid, [name], 'status')
     return size
-
-
-def read_rollup(pid: int, fields: Sequence[str]) -> int | None:
-    """Return the sum of fields of smaps_rollup in bytes; None if one is missing. Raises OSError."""
-    values = read_fields(f'/proc/{pid}/smaps_rollup', fields)
-    return sum(values) if len(values) == len(fields) else None
 
 
 def has_swap() -> bool:
@@ -704,16 +703,14 @@ def measure_exactly(processes: Processes, pids: Iterable[int], measure: Measure
     memory, unread = 0, []
     for pid in pids:
         try:
-            size = read_rollup(pid, measure.fields)
+            memory += read_fields(pid, measure.fields)
         except GONE:
-            continue
+            pass
         except OSError:
-            size = None
-        if size is None:
-            size = (processes.rss(pid) or 0) + (
+            bound = (processes.rss(pid) or 0) + (
                 read_status([pid], 'VmSwap') if 'SwapPss' in measure.fields else 0)
-            unread += [pid] if size else []
-        memory += size
+            memory += bound
+            unread += [pid] if bound else []
     return memory, tuple(unread)
 
 

@@ -390,7 +390,7 @@ class World(memmon.Processes):
         process = self.processes.get(pid)
         return process.memory(self.now) if process else None
 
-    def read_rollup(self, pid: int, fields: object) -> int:
+    def read_fields(self, pid: int, fields: object) -> int:
         if pid not in self.processes:
             raise FileNotFoundError(errno.ENOENT, 'No such file or directory')
         return self.processes[pid].memory(self.now)
@@ -1161,7 +1161,7 @@ def replacements(world: World) -> list[tuple[Any, str, Any]]:
     log.addHandler(handler)
     mine = {'time': clock, 'os': Os(world), 'log': log, 'PROC_FILES': world,
             'has_swap': lambda: False, 'run': lambda *args, **kwargs: b'a mailer'}
-    names = ('fork', 'open', 'wait_readable', 'read_rollup', 'find_children', 'run_for_user')
+    names = ('fork', 'open', 'wait_readable', 'read_fields', 'find_children', 'run_for_user')
     return [(memmon, name, value) for name, value in mine.items()] + [
         (memmon, name, getattr(world, name)) for name in names] + [
         (memmon, 'read_stat', lambda pid: None), (signal, 'signal', lambda *_: None),

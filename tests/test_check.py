@@ -175,8 +175,8 @@ def propose(monkeypatch: pytest.MonkeyPatch, rows: Sequence[Row], *args: str,
     peaks = {reading.process.pid: peak for reading, peak in rows}
     monkeypatch.setattr(memmon, 'read_status', lambda pids, _: sum(
         peaks.get(pid) or table.rss(pid) or 0 for pid in pids))
-    real = memmon.read_rollup
-    monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: int(
+    real = memmon.read_fields
+    monkeypatch.setattr(memmon, 'read_fields', lambda pid, fields: int(
         (exact or {})[pid] * MB) if pid >= ABSENT else real(pid, fields))
     monkeypatch.setattr(sys, 'argv', ['bin/memmon', '--check'])
     lines = memmon.propose_limits(table, readings, options(*args))
@@ -267,11 +267,11 @@ def test_peak_is_never_below_what_is_used(peak: float, rss: float | None, memory
 
 def test_processes_that_share_memory_are_named_with_c(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table({A: 100, B: 100, C: 100}, {B: A, C: A})
-    monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: 40 * MB)
+    monkeypatch.setattr(memmon, 'read_fields', lambda pid, fields: 40 * MB)
     shared = row('web', A, 300)[0]._replace(descendants=memmon.tree(table, A)[1:])
     assert memmon.explain_tree(table, shared, options('-c')) == (
         'web:web shares memory among its 3 processes: with -k private, 120MB counts')
-    monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: 80 * MB)
+    monkeypatch.setattr(memmon, 'read_fields', lambda pid, fields: 80 * MB)
     assert memmon.explain_tree(table, shared, options('-c')) == ''
 
 

@@ -324,22 +324,23 @@ def test_line_is_taken_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize('rollup, text, result', [
-    (None, ' RSS', 'rss'),
+    (OSError(), ' RSS', 'rss'),
     (5, 'PSS', 'pss'), (5, 'private', 'private'),
-    (None, 'pss', 'this system does not report Pss in /proc/PID/smaps_rollup: use -k rss'),
-    (None, 'private', 'this system does not report Pss_Anon and Pss_Shmem and SwapPss in '
-                      '/proc/PID/smaps_rollup: use -k rss or pss'),
     (OSError(), 'pss', 'this system does not report Pss in /proc/PID/smaps_rollup: use -k rss'),
+    (PermissionError(), 'private', 'this system does not report Pss_Anon and Pss_Shmem and SwapPss '
+                                   'in /proc/PID/smaps_rollup: use -k rss or pss'),
+    (FileNotFoundError(), 'pss',
+     'this system does not report Pss in /proc/PID/smaps_rollup: use -k rss'),
     (5, 'uss', "'uss' is not a measure of memory: give rss, pss or private"),
     (5, '', "'' is not a measure of memory: give rss, pss or private"),
 ])
 def test_measure_is_one_that_the_system_has(rollup: Any, text: str, result: str,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_rollup(pid: int, fields: tuple[str, ...]) -> int | None:
+    def read_fields(pid: int, names: tuple[str, ...]) -> int:
         if isinstance(rollup, OSError):
             raise rollup
         return rollup  # type: ignore[no-any-return]
-    monkeypatch.setattr(memmon, 'read_rollup', read_rollup)
+    monkeypatch.setattr(memmon, 'read_fields', read_fields)
     try:
         assert memmon.parse_measure(text) == result
     except ValueError as error:

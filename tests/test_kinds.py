@@ -61,7 +61,7 @@ def assert_shared(supervisord: Supervisord) -> None:
     assert len(below) == 4 and min(map(rss_mb, below)) > 55
     pid = supervisord.pid('maps')
     # What was written into the file was private until then.
-    assert rss_mb(pid) > 100 and (memmon.read_rollup(pid, FIELDS['private']) or 0) < 40 * MB
+    assert rss_mb(pid) > 100 and memmon.read_fields(pid, FIELDS['private']) < 40 * MB
 
 
 def test_measures_of_shared_memory_and_of_a_mapped_file(shared: Supervisord) -> None:
@@ -77,7 +77,7 @@ def test_measures_of_shared_memory_and_of_a_mapped_file(shared: Supervisord) -> 
             args, readings)
     pid = shared.pid('fork')
     for kind, fields in FIELDS.items():
-        exact = sum(memmon.read_rollup(each, fields) or 0 for each in (pid, *descendants_of(pid)))
+        exact = sum(memmon.read_fields(each, fields) for each in (pid, *descendants_of(pid)))
         for limit in ('-a 1MB', '-p maps=1MB --check'):  # which shows what has no limit as well
             reading = look(shared, f'-c -k {kind} {limit}')['fork']
             assert reading.memory == pytest.approx(exact, rel=0.1), (kind, limit)
@@ -97,7 +97,9 @@ def test_what_there_is_no_time_to_read_keeps_its_last_value(
     monitor.look(1)
     first = [reading.memory for reading in readings_of(monitor)]
     monkeypatch.setattr(memmon, 'DEAR_SECS', 0)
-    monkeypatch.setattr(memmon, 'read_rollup', lambda *_: pytest.fail('it was read'))
+    works = memmon.read_fields
+    monkeypatch.setattr(memmon, 'read_fields', lambda pid, names, file='': (
+        works(pid, names, file) if file else pytest.fail('it was read')))
     monitor.look(2)
     assert [reading.memory for reading in readings_of(monitor)] == first
 
@@ -107,9 +109,9 @@ def test_what_there_was_no_time_to_read_is_unknown_and_comes_first_at_the_next_l
     monitor = memmon.Monitor(memmon.parse_args('-c -k private -a 1MB'.split()),
                              memmon.Server(shared.env['SUPERVISOR_SERVER_URL']))
     read: list[int] = []
-    works = memmon.read_rollup
-    monkeypatch.setattr(memmon, 'read_rollup', lambda pid, fields: (
-        read.append(pid), works(pid, fields))[1])  # type: ignore[func-returns-value]
+    works = memmon.read_fields
+    monkeypatch.setattr(memmon, 'read_fields', lambda pid, names, *file: (
+        read.append(pid), works(pid, names, *file))[1])  # type: ignore[func-returns-value]
     monkeypatch.setattr(memmon, 'DEAR_SECS', 0)
     monitor.look(1)
     fork, maps = (monitor.histories[name] for name in ('fork:fork', 'maps:maps'))

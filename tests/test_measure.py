@@ -313,21 +313,21 @@ def test_wrapper_is_what_is_small_with_large_descendants() -> None:
 @needs_rollup
 def test_what_may_not_be_read_counts_with_its_rss_and_what_has_gone_with_nothing(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(pid: int, fields: Sequence[str]) -> int | None:
-        if pid == 2:
-            raise ProcessLookupError
-        if pid == 3:
-            raise PermissionError
-        return None if pid == 4 else 1
-    monkeypatch.setattr(memmon, 'read_rollup', fake)
+    def fake(pid: int, names: Sequence[str]) -> int:
+        if pid > 1:
+            raise {2: ProcessLookupError, 3: PermissionError, 4: OSError}[pid]
+        return 1
+    monkeypatch.setattr(memmon, 'read_fields', fake)
     assert memmon.measure_exactly(FAMILY, [1, 2, 3, 4], MEASURES['pss']) == (1101, (3, 4))
 
 
 @needs_rollup
-def test_sum_of_fields_is_none_if_the_kernel_lacks_one() -> None:
-    pss = memmon.read_rollup(ME, ['Pss'])
+def test_sum_of_fields_is_not_known_if_the_kernel_lacks_one() -> None:
+    pss = memmon.read_fields(ME, ['Pss'])
     assert pss and 0 < pss <= (PROC_FILES.rss(ME) or 0) * 1.1
-    assert memmon.read_rollup(ME, ['Pss', 'Pss_Missing']) is None
+    with pytest.raises(OSError, match='^smaps_rollup of [0-9]+ has not all of Pss, '
+                                      'Pss_Missing$'):
+        memmon.read_fields(ME, ['Pss', 'Pss_Missing'])
 
 
 @pytest.mark.parametrize('size', [0, 2048, 2049, 4096, 10000])

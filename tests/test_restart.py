@@ -1063,13 +1063,13 @@ def test_next_worker_knows_what_the_killed_one_had_reported_and_measured(
 @pytest.mark.parametrize('kind, memory', [('rss', '40MB'), ('pss', '30MB'), ('private', '90MB')])
 def test_new_run_is_measured_and_not_the_old_one(kind: str, memory: str,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_rollup(pid: int, fields: Sequence[str]) -> int:
+    def read_fields(pid: int, fields: Sequence[str]) -> int:
         if pid != 9:
             raise FileNotFoundError
         return len(fields) * 30 << 20
     table = memmon.ProcessTable({9: (1, 40 << 20)})
     monkeypatch.setattr(memmon, 'find_children', lambda pid: (table, frozenset([9])))
-    monkeypatch.setattr(memmon, 'read_rollup', read_rollup)
+    monkeypatch.setattr(memmon, 'read_fields', read_fields)
     work = job('web:web', site=NOWHERE)
     work.reading = memmon.take_reading(memmon.ProcessTable({7: (1, 50)}), work.reading._replace(
         measure=memmon.MEASURES[kind]), False)
