@@ -743,25 +743,20 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
     further up. See cgroups(7) and proc(5).
     """
     try:
-        groups = re.findall(r'^[0-9]+:([^:\n]*):(.*)$', read_text(f'{proc}/cgroup'), re.M)
-        mounts = re.findall(r'^(?:\S+ ){3}(\S+) (\S+) .* - cgroup(2?) \S* (\S+)$',
-                            read_text(f'{proc}/mountinfo'), re.M | re.A)
+        # Groups of version 2 have no controllers.
+        groups = dict(re.findall(r'^[0-9]+:(?:[^:\n]*,)?(memory|)(?:,[^:\n]*)?:(.*)$',
+                                 read_text(f'{proc}/cgroup'), re.M))
+        mounts = re.findall(r'^(?:\S+ ){3}(\S+) (\S+) .* - cgroup(?:2 | \S* (?:\S+,)?(memory)\b)',
+                            read_text(f'{proc}/mountinfo'), re.M)
     except OSError:
         return []  # not Linux
     limits: list[int] = []
-    for *paths, version, options in mounts:
-        root, point = (re.sub(r'\\([0-7]{3})', lambda match: chr(int(match.group(1), 8)), path)
-                       for path in paths)
-        # Groups of version 2 have no controllers. In version 1, the leaf's limit may be unlimited
-        # where one above it is not: memory.stat has the least of them.
-        controller, name = ('', 'memory.max') if version else ('memory', 'memory.stat')
-        for controllers, path in groups:
-            if controller not in controllers.split(',') or (
-                    controller and controller not in options.split(',')):
-                continue
-            if f'{path}/'.startswith(root.rstrip('/') + '/'):
-                path = path[len(root.rstrip('/')):]
-            parts = path.strip('/').split('/')
+    for root, point, controller in mounts:
+        if controller in groups:
+            # In version 1, the leaf's limit may be unlimited where one above it is not: memory.stat
+            # has the least of them.
+            name = 'memory.stat' if controller else 'memory.max'
+            parts = os.path.relpath(groups[controller], root).split('/')
             for depth in range(len(parts) + 1):
                 with contextlib.suppress(OSError):  # the root has none
                     limits += map(int, re.findall(
