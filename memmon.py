@@ -457,8 +457,8 @@ class CommandError(Exception):
         self.status = status
 
 
-def run(command: str | list[str], timeout_secs: float, text: bytes = b'', output: int | None = None,
-        env: Mapping[str, str | bytes] | None = None) -> bytes:
+def run(command: str | list[str], timeout_secs: float, text: bytes = b'',
+        output: int = subprocess.PIPE, env: Mapping[str, str | bytes] | None = None) -> bytes:
     """Run a command with text on its standard input; return what it printed if output is PIPE.
 
     A string is for the shell. When time is up, the process group of its session is killed.
@@ -473,12 +473,8 @@ def run(command: str | list[str], timeout_secs: float, text: bytes = b'', output
         with contextlib.suppress(OSError):  # what runs through sudo cannot be killed
             os.killpg(child.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(1)
+            child.communicate(timeout=1)
         raise CommandError(f'killed after {timeout_secs} seconds') from None
-    finally:
-        for pipe in filter(None, (child.stdin, child.stdout)):
-            with contextlib.suppress(OSError):
-                pipe.close()
     status = child.returncode
     if status:
         raise CommandError(f'exit status {status}' if status > 0 else f'killed by signal {-status}',
@@ -486,8 +482,8 @@ def run(command: str | list[str], timeout_secs: float, text: bytes = b'', output
     return printed or b''
 
 
-def run_for_user(command: str, timeout_secs: float, text: bytes = b'',
-                 variables: Mapping[str, str] | None = None) -> None:
+def run_for_user(command: str, timeout_secs: float, text: bytes, variables: Mapping[str, str]
+                 ) -> None:
     """Run a shell command of the user's, whose output goes where the log goes.
 
     Variables are added to its environment, from which supervisord's password is taken. Raises
@@ -496,7 +492,7 @@ def run_for_user(command: str, timeout_secs: float, text: bytes = b'',
     # In any locale: supervisord's names are UTF-8.
     env: dict[str, str | bytes] = {**os.environ, **{
         name: value.encode('utf-8', 'surrogateescape')
-        for name, value in (variables or {}).items()}}
+        for name, value in variables.items()}}
     env.pop('SUPERVISOR_PASSWORD', None)
     # A command that prints where nobody reads any more would be killed by SIGPIPE.
     poll = select.poll()
@@ -632,8 +628,7 @@ def read_ps() -> ProcessTable:
         if not PS:
             raise MeasureError('it is not in PATH')
         # FreeBSD and macOS need each column in an -o of its own.
-        return parse_ps(run([PS, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss='], PS_TIMEOUT_SECS,
-                            output=subprocess.PIPE))
+        return parse_ps(run([PS, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss='], PS_TIMEOUT_SECS))
     except (OSError, CommandError, MeasureError) as error:
         raise MeasureError(f'/proc does not show all processes, nor does ps: {error}') from None
 
@@ -2923,7 +2918,7 @@ def warn_of_missing_mailer(command: str) -> None:
     match = re.match(r'\s*([\w./+-]+)(\s|$)', command)
     with contextlib.suppress(OSError, CommandError):
         if match and not run(['sh', '-c', 'command -v "$1" || echo', 'sh', match.group(1)],
-                             PS_TIMEOUT_SECS, output=subprocess.PIPE).strip():
+                             PS_TIMEOUT_SECS).strip():
             log.warning('no mail can be sent: there is no %s; install it, or name another command '
                         'with -s', match.group(1))
 

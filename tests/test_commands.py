@@ -180,7 +180,7 @@ def test_command_that_has_left_for_another_session_holds_up_nothing(tmp_path: Pa
     (tmp_path / 'leave.py').write_text(
         f'import os\nos.setsid()\nos.execvp("sh", ["sh", "-c", "{UNTIL_GO}"])\n')
     with pytest.raises(memmon.CommandError, match='^killed after 2 seconds$'):
-        memmon.run(f'cd {tmp_path}; {sys.executable} leave.py; true', 2)
+        memmon.run(f'cd {tmp_path}; {sys.executable} leave.py; true', 2, output=2)
     assert time.monotonic() - began < 20
     (tmp_path / 'go').touch()
 
@@ -369,8 +369,8 @@ def test_worker_is_killed_during_a_second_before(
 
 
 def test_names_reach_a_command_in_any_locale() -> None:
-    script = ("import memmon; memmon.run_for_user('printf %s \"$MEMMON_NAME\" >&2', 9, "
-              "variables={'MEMMON_NAME': 'pr\\xfcf\\u20ac'})")
+    script = ("import memmon; memmon.run_for_user('printf %s \"$MEMMON_NAME\" >&2', 9, b'', "
+              "{'MEMMON_NAME': 'pr\\xfcf\\u20ac'})")
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, check=True, env={
         'PATH': os.environ['PATH'], 'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'})
     assert done.stderr == 'prüf€\n'.encode()
