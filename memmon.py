@@ -618,19 +618,15 @@ def find_children(pid: int) -> tuple[Processes, frozenset[int]]:
         return PROC_FILES, frozenset(PROC_FILES.children(pid))
     except OSError as error:  # no such files here, hidden, or no descriptor left: ps may know
         log.debug('%s: asking ps', error)
-        processes = read_ps()
-        return processes, frozenset(processes.children(pid))
-
-
-def read_ps() -> ProcessTable:
-    """Return all processes of this machine from ps. Raises MeasureError."""
     try:
         if not PS:
             raise MeasureError('it is not in PATH')
         # FreeBSD and macOS need each column in an -o of its own.
-        return parse_ps(run([PS, '-A', '-o', 'pid=', '-o', 'ppid=', '-o', 'rss='], PS_TIMEOUT_SECS))
+        columns = ['-o', 'pid=', '-o', 'ppid=', '-o', 'rss=']
+        table = parse_ps(run([PS, '-A', *columns], PS_TIMEOUT_SECS))
     except (OSError, CommandError, MeasureError) as error:
         raise MeasureError(f'/proc does not show all processes, nor does ps: {error}') from None
+    return table, frozenset(table.children(pid))
 
 
 def parse_ps(output: bytes) -> ProcessTable:

@@ -101,8 +101,11 @@ def child() -> Iterator[int]:
 
 
 @needs_proc
-def test_ps_and_the_files_of_proc_agree(child: int) -> None:
-    table = memmon.read_ps()
+def test_ps_and_the_files_of_proc_agree(child: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memmon, 'TASKS', '/nonexistent/%d')
+    table, _ = memmon.find_children(ME)
+    monkeypatch.undo()
+    assert isinstance(table, ProcessTable)
     for processes in (table, PROC_FILES):
         assert child in processes.children(ME)
         assert processes.rss(child) == pytest.approx(table.rss(child), rel=0.1)
