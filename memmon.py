@@ -677,12 +677,13 @@ def read_status(pids: Iterable[int], name: str) -> int:
     return size
 
 
-def has_swap() -> bool:
-    """Tell whether this machine has swap."""
-    try:
-        return read_proc('/proc/swaps').count(b'\n') > 1  # a heading, and a line for each
-    except OSError:
-        return False
+def read_swap(pids: Iterable[int], measure: Measure) -> int:
+    """Return how many bytes of some processes are swapped out, where that counts."""
+    with contextlib.suppress(OSError):
+        # A heading, and a line for each.
+        if 'SwapPss' in measure.fields and read_proc('/proc/swaps').count(b'\n') > 1:
+            return read_status(pids, 'VmSwap')
+    return 0
 
 
 def measure_exactly(processes: Processes, pids: Iterable[int], measure: Measure
@@ -698,8 +699,7 @@ def measure_exactly(processes: Processes, pids: Iterable[int], measure: Measure
         except GONE:
             pass
         except OSError:
-            bound = (processes.rss(pid) or 0) + (
-                read_status([pid], 'VmSwap') if 'SwapPss' in measure.fields else 0)
+            bound = (processes.rss(pid) or 0) + read_swap([pid], measure)
             memory += bound
             unread += [pid] if bound else []
     return memory, tuple(unread)
@@ -1057,8 +1057,7 @@ def take_reading(processes: Processes, of: Reading, exactly: bool, now: int = 0)
     unread: tuple[int, ...] = ()
     if measure.fields and rss is not None:
         pids = [pid, *descendants]
-        if 'SwapPss' in measure.fields and has_swap():
-            bound = memory = rss + read_status(pids, 'VmSwap')
+        bound = memory = rss + read_swap(pids, measure)
         if exactly:
             memory, unread = measure_exactly(processes, pids, measure)
     return Reading(of.process, of.limit, of.soft, of.hard, measure, rss, bound, memory,

@@ -1160,7 +1160,7 @@ def replacements(world: World) -> list[tuple[Any, str, Any]]:
     handler.emit = world.judge_log  # type: ignore[method-assign]
     log.addHandler(handler)
     mine = {'time': clock, 'os': Os(world), 'log': log, 'PROC_FILES': world,
-            'has_swap': lambda: False, 'run': lambda *args, **kwargs: b'a mailer'}
+            'read_swap': lambda *_: 0, 'run': lambda *args, **kwargs: b'a mailer'}
     names = ('fork', 'open', 'wait_readable', 'read_fields', 'find_children', 'run_for_user')
     return [(memmon, name, value) for name, value in mine.items()] + [
         (memmon, name, getattr(world, name)) for name in names] + [

@@ -345,14 +345,16 @@ SWAPS = b'Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n'
 @pytest.mark.parametrize('swaps, has_swap', [
     (SWAPS, False), (SWAPS + b'/dev/dm-1 partition\t999420\t0\t-2\n', True), (b'', False),
     (FileNotFoundError(), False), (PermissionError(), False)])
-def test_swap_is_a_line_below_the_heading(swaps: Any, has_swap: bool,
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swap_is_a_line_below_the_heading_and_counts_as_private_only(
+        swaps: Any, has_swap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_proc(path: str) -> bytes:
         if isinstance(swaps, OSError):
             raise swaps
-        return swaps  # type: ignore[no-any-return]
+        return swaps if path == '/proc/swaps' else b'VmRSS:\t 9 kB\nVmSwap:\t 5 kB\n'
     monkeypatch.setattr(memmon, 'read_proc', read_proc)
-    assert memmon.has_swap() == has_swap
+    assert memmon.read_swap([1, 2], MEASURES['private']) == 10 * KB * has_swap
+    assert memmon.read_swap([1, 2], MEASURES['pss']) == 0
+    assert memmon.read_swap([1, 2], memmon.TOTAL_MEASURES['private']) == 0
 
 
 @needs_proc
