@@ -419,7 +419,7 @@ def parse_args(argv: Sequence[str]) -> Options:
     values['limits'] = (*values.pop('program'), *values.pop('groupname'),
                         *filter(None, [values.pop('any')]))
     options = Options(**values, given=' '.join(decisive))
-    watches = options.total or any(limit.soft != NO_SIZE for limit in options.limits)
+    watches = any(limit.soft != NO_SIZE for limit in options.all_limits)
     if not (watches or options.check or options.help or options.version):
         raise UsageError('nothing to watch: give a limit with -p, -g, -a or -t, such as -a 200MB; '
                          'see memmon --help')
@@ -734,11 +734,13 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
     further up. See cgroups(7) and proc(5).
     """
     try:
-        # Groups of version 2 have no controllers.
-        groups = dict(re.findall(r'^[0-9]+:(?:[^:\n]*,)?(memory|)(?:,[^:\n]*)?:(.*)$',
-                                 read_text(f'{proc}/cgroup'), re.M))
-        mounts = re.findall(r'^(?:\S+ ){3}(\S+) (\S+) .* - cgroup(?:2 | \S* (?:\S+,)?(memory)\b)',
-                            read_text(f'{proc}/mountinfo'), re.M)
+        with open(f'{proc}/cgroup', errors='surrogateescape') as cgroup, \
+                open(f'{proc}/mountinfo', errors='surrogateescape') as mountinfo:
+            # By controller: the group of version 1 has that of memory, that of version 2 none.
+            groups = dict(re.findall(r'^[0-9]+:(?:[^:\n]*,)?(memory|)(?:,[^:\n]*)?:(.*)$',
+                                     cgroup.read(), re.M))
+            mounts = re.findall(r'^(?:\S+ ){3}(\S+) (\S+) .* - cgroup(?:2 |.*[ ,](memory)\b)',
+                                mountinfo.read(), re.M)
     except OSError:
         return []  # not Linux
     limits: list[int] = []
@@ -751,15 +753,9 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
             for depth in range(len(parts) + 1):
                 with contextlib.suppress(OSError):  # the root has none
                     limits += map(int, re.findall(
-                        '^(?:hierarchical_memory_limit )?([0-9]+)$',
-                        read_text('/'.join([point, *parts[:depth], name])), re.M))
+                        rb'^(?:hierarchical_memory_limit )?([0-9]+)$',
+                        read_proc('/'.join([point, *parts[:depth], name])), re.M))
     return limits
-
-
-def read_text(path: str) -> str:
-    """Return a file that holds paths. Raises OSError."""
-    with open(path, 'rb') as file:
-        return os.fsdecode(file.read())
 
 
 # supervisord: where it listens, what it says of its processes, and what it is asked to do.
