@@ -722,17 +722,13 @@ def read_stat(pid: int) -> Stat | None:
     return None if fields[0] in b'ZX' else Stat(int(fields[19]), int(fields[2]))
 
 
-def read_machine_memory() -> int:
-    """Return the memory of this machine, or of its container if that is less, in bytes."""
-    return min([os.sysconf('SC_PHYS_PAGES') * PAGE_BYTES, *read_cgroup_limits()])
+def read_machine_memory(proc: str = '/proc/self') -> int:
+    """Return the memory of this machine, or of its container if that is less, in bytes.
 
-
-def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
-    """Return the limits of memory, in bytes, of the own control groups and of all above them.
-
-    A container may see its own group at the root of the mount: what is not there is looked for
-    further up. See cgroups(7) and proc(5).
+    What limits a container is its own control group or one above it. It may see its own at the
+    root of the mount: what is not there is looked for further up. See cgroups(7) and proc(5).
     """
+    sizes = [os.sysconf('SC_PHYS_PAGES') * PAGE_BYTES]
     try:
         with open(f'{proc}/cgroup', errors='surrogateescape') as cgroup, \
                 open(f'{proc}/mountinfo', errors='surrogateescape') as mountinfo:
@@ -742,8 +738,7 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
             mounts = re.findall(r'^(?:\S+ ){3}(\S+) (\S+) .* - cgroup(?:2 |.*[ ,](memory)\b)',
                                 mountinfo.read(), re.M)
     except OSError:
-        return []  # not Linux
-    limits: list[int] = []
+        return sizes[0]  # not Linux
     for root, point, controller in mounts:
         if controller in groups:
             # In version 1, the leaf's limit may be unlimited where one above it is not: memory.stat
@@ -752,10 +747,10 @@ def read_cgroup_limits(proc: str = '/proc/self') -> list[int]:
             parts = os.path.relpath(groups[controller], root).split('/')
             for depth in range(len(parts) + 1):
                 with contextlib.suppress(OSError):  # the root has none
-                    limits += map(int, re.findall(
+                    sizes += map(int, re.findall(
                         rb'^(?:hierarchical_memory_limit )?([0-9]+)$',
                         read_proc('/'.join([point, *parts[:depth], name])), re.M))
-    return limits
+    return min(sizes)
 
 
 # supervisord: where it listens, what it says of its processes, and what it is asked to do.

@@ -244,6 +244,7 @@ def test_percentages_are_worked_out_anew_at_each_look(monkeypatch: pytest.Monkey
 # What a percentage refers to: the machine, or its container.
 
 UNLIMITED = 0x7FFFFFFFFFFFF000
+MACHINE = os.sysconf('SC_PHYS_PAGES') * memmon.PAGE_BYTES
 
 
 def write_files(root: Path, files: dict[str, str]) -> None:
@@ -316,7 +317,7 @@ V1 = 'cgroup cgroup rw,memory'
     pytest.param('4:memory:/a\n', [], {}, [], id='nothing is mounted'),
     pytest.param('', [], {}, [], id='no groups'),
 ])
-def test_cgroup_limits_are_those_of_the_own_group_and_all_above(
+def test_memory_is_the_least_of_machine_own_group_and_all_above(
         groups: str, mounts: Sequence[tuple[str, str, str]], files: dict[str, str],
         limits: list[int], tmp_path: Path) -> None:
     """mounts: root, point below tmp_path, and what follows the dash in /proc/self/mountinfo."""
@@ -327,16 +328,8 @@ def test_cgroup_limits_are_those_of_the_own_group_and_all_above(
         '21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n',
         '22 21 0:5 / /mnt rw,relatime - tmpfs  rw\n',  # whose source is an empty string
         *lines])})
-    assert set(memmon.read_cgroup_limits(str(tmp_path / 'proc'))) == set(limits)
+    assert memmon.read_machine_memory(str(tmp_path / 'proc')) == min([*limits, MACHINE])
 
 
-def test_system_without_cgroups_has_no_limits_of_them(tmp_path: Path) -> None:
-    assert memmon.read_cgroup_limits(str(tmp_path)) == []
-
-
-@pytest.mark.parametrize('limits, memory', [([], None), ([UNLIMITED], None), ([300, 200], 200)])
-def test_memory_is_the_least_of_machine_and_container(limits: list[int], memory: int | None,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memmon, 'read_cgroup_limits', lambda: limits)
-    machine = os.sysconf('SC_PHYS_PAGES') * memmon.PAGE_BYTES
-    assert memmon.read_machine_memory() == (memory or machine)
+def test_system_without_cgroups_has_the_memory_of_the_machine(tmp_path: Path) -> None:
+    assert memmon.read_machine_memory(str(tmp_path)) == MACHINE
