@@ -77,13 +77,6 @@ class Size(NamedTuple):
 NO_SIZE = Size(math.inf)
 
 
-class Rate(NamedTuple):
-    """At most so many times within so many seconds."""
-
-    times: int
-    secs: int
-
-
 def parse_quantity(units: Mapping[str, int], rest_of_unit: str, what: str, text: str) -> int:
     """Return NUMBER[UNIT] in whole base units, of which there must be 1 or more."""
     match = re.fullmatch(r'\s*\+?([0-9]{1,15}|[0-9]{0,15}\.[0-9]{1,9})\s*'
@@ -150,12 +143,12 @@ def parse_measure(text: str) -> str:
     return key
 
 
-def parse_rate(text: str) -> Rate:
+def parse_rate(text: str) -> tuple[int, int]:
     """Return the count and the seconds of COUNT/DURATION."""
     count, _, duration = text.partition('/')
     if not re.fullmatch(r'\s*[0-9]{1,9}\s*', count) or not int(count) or not duration:
         raise ValueError(f'{text!r} is not N/DURATION with an N above 0, such as 3/1h')
-    return Rate(int(count), parse_duration(duration))
+    return int(count), parse_duration(duration)
 
 
 COMMAND_EVENTS = ('before', 'after', 'failed', 'held', 'warn')
@@ -269,7 +262,7 @@ class Options(NamedTuple):
     cumulative: bool
     kind: str                        # a key of MEASURES
     patience: int                    # seconds
-    restarts: Optional[Rate]
+    restarts: Optional[Tuple[int, int]]  # so many times in so many seconds
     dry_run: bool
     on: Tuple[Tuple[str, str], ...]  # events and commands
     warn: float                      # percent; 0: never
@@ -491,8 +484,7 @@ def run_for_user(command: str, timeout_secs: float, text: bytes, variables: Mapp
     """
     # In any locale: supervisord's names are UTF-8.
     env: dict[str, str | bytes] = {**os.environ, **{
-        name: value.encode('utf-8', 'surrogateescape')
-        for name, value in variables.items()}}
+        name: value.encode('utf-8', 'surrogateescape') for name, value in variables.items()}}
     env.pop('SUPERVISOR_PASSWORD', None)
     # A command that prints where nobody reads any more would be killed by SIGPIPE.
     poll = select.poll()
@@ -1284,8 +1276,8 @@ def judge(reading: Reading, history: History, options: Options, now: float,
         return NEAR if is_near else WITHIN
     if history.is_blocked:
         return BLOCKED
-    rate = options.restarts
-    if rate and len(history.restarts_within(rate.secs, now)) >= rate.times:
+    times, secs = options.restarts or (math.inf, 0)
+    if len(history.restarts_within(secs, now)) >= times:
         return HELD
     if not total and judged.level == SOFT and options.patience:
         since = now if history.over_since is None else history.over_since
@@ -2820,9 +2812,8 @@ class Listener:
             history = self.monitor.histories.get(report.namespec, job.history)
             level = (job.total or job.reading).level
             if report.event == 'restarted':
-                rate = self.options.restarts
-                history.restarts = [*history.restarts_within(max(HOUR, rate.secs if rate else 0),
-                                                             now),
+                _, secs = self.options.restarts or (0, 0)
+                history.restarts = [*history.restarts_within(max(HOUR, secs), now),
                                     Restart(now, level, job.total is not None)]
                 history.restarts_total += 1
                 history.lost = None

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from samples import GB, KB, MB, TB, options
 
 import memmon
-from memmon import NO_SIZE, Limit, Options, Rate, Size
+from memmon import NO_SIZE, Limit, Options, Size
 
 # Sizes.
 
@@ -445,7 +445,7 @@ LIMITS = (
     ('-a 1 -c -v', DEFAULTS._replace(cumulative=True, verbose=True)),
     ('-cva1', DEFAULTS._replace(cumulative=True, verbose=True)),
     ('-a 1 -k RSS -f 5m -r 3/1h -w 80 --dry-run', DEFAULTS._replace(
-        patience=300, restarts=Rate(3, 3600), warn=80, dry_run=True)),
+        patience=300, restarts=(3, 3600), warn=80, dry_run=True)),
     ('-a 1 -o warn=a -o after=b --on warn=c', DEFAULTS._replace(
         on=(('warn', 'a'), ('after', 'b'), ('warn', 'c')))),
     ('-a 1 -m a@b,c@d -m e --email=f', DEFAULTS._replace(email=('a@b', 'c@d', 'e', 'f'))),
