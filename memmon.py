@@ -433,11 +433,10 @@ def hint_at(pairs: Sequence[tuple[str, str]], rest: Sequence[str]) -> str:
 
 def tiny_limits(options: Options) -> list[str]:
     """Return a sentence for each limit below 1 MB, which was perhaps meant to be in MB."""
-    sizes = [(limit.given, int(size.bytes))
-             for limit in options.all_limits
-             for size in (limit.soft, limit.hard) if not size.percent and size.bytes < MB]
-    return [f'{given} is {size} bytes; did you mean {size // KB if size % KB == 0 else size}MB?'
-            for given, size in sizes]
+    return [f'{limit.given} is {size.bytes} bytes; did you mean '
+            f'{size.bytes if size.bytes % KB else size.bytes // KB}MB?'
+            for limit in options.all_limits for size in (limit.soft, limit.hard)
+            if not size.percent and size.bytes < MB]
 
 
 # Commands: running one, its input, its time limit, its end.
