@@ -43,7 +43,7 @@ import urllib.parse
 from functools import lru_cache, partial
 from operator import itemgetter
 from typing import (Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Optional,
-                    Sequence, TextIO, Tuple, get_type_hints)
+                    Sequence, TextIO, Tuple, TypeVar, get_type_hints)
 from xmlrpc.client import Fault, ProtocolError
 
 from supervisor import childutils
@@ -788,12 +788,20 @@ UP_STATES = (ProcessStates.STARTING, ProcessStates.RUNNING)
 
 
 def to_process(info: Any) -> Process:
-    """Return what supervisord answered about a process. Raises SupervisordError."""
-    try:
-        return Process(**{field: kind(info[field]) for field, kind in PROCESS_TYPES.items()})
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise SupervisordError('the server is not supervisord: it describes a process as '
-                               f'{one_line(info)[:100]}') from None
+    """Return what supervisord answered about a process."""
+    return Process(**{field: kind(info[field]) for field, kind in PROCESS_TYPES.items()})
+
+
+def to_stopped(answers: Any) -> Process:
+    """Return what a look and a stop in one request have shown. Raises Fault if one is refused."""
+    for answer in answers:
+        if isinstance(answer, dict) and 'faultCode' in answer:
+            raise Fault(**answer)
+    look, _ = answers
+    return to_process(look)
+
+
+Taken = TypeVar('Taken')  # of an answer
 
 
 def raise_timeout(*_: object) -> NoReturn:
@@ -811,85 +819,64 @@ class Server(NamedTuple):
     username: str = ''
     password: str = ''
 
-    def call(self, method: str, *args: Any) -> Any:
-        """Call a method such as supervisor.getPID, and return its answer.
+    def call(self, take: Callable[[Any], Taken], method: str, *args: Any) -> Taken:
+        """Call a method such as supervisor.getPID, and return what is taken from its answer.
 
         Each call has a connection of its own, and 10 seconds, however slowly the answer comes.
         """
         environment = {'SUPERVISOR_SERVER_URL': self.url, 'SUPERVISOR_USERNAME': self.username,
                        'SUPERVISOR_PASSWORD': self.password}
+        answer: Any = None
         signal.signal(signal.SIGALRM, raise_timeout)
         try:
             try:
                 # And each second after that: a host may have several addresses to connect to.
                 signal.setitimer(signal.ITIMER_REAL, RPC_TIMEOUT_SECS, 1)
                 with childutils.getRPCInterface(environment) as proxy:
-                    return getattr(proxy, method)(*args)
+                    answer = getattr(proxy, method)(*args)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-        except Fault as fault:
-            raise refusal(fault, self.url) from None
+            return take(answer)
         except Exception as error:  # anything may listen there, and answer anything
-            if not isinstance(error, (OSError, ProtocolError)):
+            if not isinstance(error, (OSError, ProtocolError, Fault)):
                 log.debug('a call has failed', exc_info=error)  # it may be memmon's own mistake
             traceback.clear_frames(error.__traceback__)  # they keep the connection open
-            raise SupervisordError(explain(error, self.url)) from error
+            raise explain(error, self.url, answer) from None
 
     def pid(self) -> int:
         """Return supervisord's pid."""
-        pid = self.call('supervisor.getPID')
-        if not isinstance(pid, int):
-            raise SupervisordError(f'the server at {show_url(self.url)} is not supervisord: its '
-                                   f'pid is {one_line(pid)[:100]}')
-        return pid
+        return self.call(int, 'supervisor.getPID')
 
     def processes(self) -> list[Process]:
         """Return all processes that supervisord knows."""
-        answer = self.call('supervisor.getAllProcessInfo')
-        return [to_process(info) for info in (answer if isinstance(answer, list) else [answer])]
+        return self.call(lambda answer: [to_process(info) for info in (
+            answer if isinstance(answer, list) else [answer])], 'supervisor.getAllProcessInfo')
 
     def process(self, namespec: str) -> Process:
         """Return what supervisord shows of a process now."""
-        return to_process(self.call('supervisor.getProcessInfo', namespec))
+        return self.call(to_process, 'supervisor.getProcessInfo', namespec)
 
     def configs(self) -> dict[str, dict[str, Any]]:
         """Return the configuration of each process by namespec; {} from supervisord before 4.1."""
         try:
             return {f'{config["group"]}:{config["name"]}': config
-                    for config in self.call('supervisor.getAllConfigInfo')}
+                    for config in self.call(list, 'supervisor.getAllConfigInfo')}
         except (Fault, SupervisordError, KeyError, TypeError):
             return {}
 
     def start(self, namespec: str) -> None:
         """Start a process, without waiting until it is up."""
-        self.call('supervisor.startProcess', namespec, False)
+        self.call(bool, 'supervisor.startProcess', namespec, False)
 
     def stop(self, namespec: str) -> Process:
         """Stop a process, without waiting until it is down; return what it was.
 
         supervisord runs the calls of a system.multicall with nothing in between, as neither of
-        these waits: so the look shows just what was stopped. Each answer may be a fault.
+        these waits: so the look shows just what was stopped.
         """
         look = {'methodName': 'supervisor.getProcessInfo', 'params': [namespec]}
         stop = {'methodName': 'supervisor.stopProcess', 'params': [namespec, False]}
-        answers = self.call('system.multicall', [look, stop])
-        if not isinstance(answers, list) or len(answers) != 2:
-            raise SupervisordError(f'supervisord at {show_url(self.url)} answered the stop with '
-                                   f'{one_line(answers)[:100]}')
-        for answer in answers:
-            if isinstance(answer, dict) and 'faultCode' in answer:
-                raise refusal(Fault(answer['faultCode'], str(answer.get('faultString'))), self.url)
-        return to_process(answers[0])
-
-
-def refusal(fault: Fault, url: str) -> Exception:
-    """Return the error that a fault means: most are answers, two say that none is to come."""
-    if fault.faultCode == Faults.SHUTDOWN_STATE:
-        return ShuttingDown('supervisord is shutting down')
-    if fault.faultCode == Faults.UNKNOWN_METHOD:
-        return SupervisordError(f'supervisord at {show_url(url)} has no '
-                                '[rpcinterface:supervisor] section: add it')
-    return fault
+        return self.call(to_stopped, 'system.multicall', [look, stop])
 
 
 def show_url(url: str) -> str:
@@ -906,22 +893,31 @@ FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] 
     (ConnectionRefusedError, 'nothing listens at {url}; is supervisord running?'),
     (socket.timeout, f'no answer from supervisord at {{url}} within {RPC_TIMEOUT_SECS} seconds'),
     ((OSError, MemoryError), 'no answer from supervisord at {url}: {error}'),
+    (Fault, 'supervisord at {url} has no [rpcinterface:supervisor] section: add it'),
     (UnicodeEncodeError, 'the user name or password for {url} is not UTF-8: {error}'),
     (Exception, 'the server at {url} is not supervisord: {error}'),
 )
 
 
-def explain(error: Exception, url: str) -> str:
-    """Return why a call to supervisord failed, in one line that says what to do."""
+def explain(error: Exception, url: str, answer: object = None) -> Exception:
+    """Return what a call has come to, in one line that says what to do.
+
+    Most faults are answers, as which they are returned.
+    """
+    if isinstance(error, Fault):
+        if error.faultCode == Faults.SHUTDOWN_STATE:
+            return ShuttingDown('supervisord is shutting down')
+        if error.faultCode != Faults.UNKNOWN_METHOD:
+            return error
     text = next(text for kind, text in FAILURES if isinstance(error, kind))
-    what = one_line(error)
+    what = one_line(error) if answer is None else f'it answers {one_line(answer)[:100]}'
     if isinstance(error, ProtocolError):
         if error.errcode == http.client.UNAUTHORIZED:
             text = ('supervisord at {url} refused the user name or password: set '
                     "SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in memmon's environment to those "
                     'of its HTTP server')
         what = f'HTTP {error.errcode} {one_line(error.errmsg)}'
-    return text.format(url=show_url(url), error=what)
+    return SupervisordError(text.format(url=show_url(url), error=what))
 
 
 def parse_server(env: Mapping[str, str]) -> Server:

@@ -600,7 +600,7 @@ class World(memmon.Processes):
             if is_stop:
                 program.failed_at = self.now  # for all that memmon can see
 
-    def call(self, method: str, *args: Any) -> Any:
+    def call(self, take: Callable[[Any], Any], method: str, *args: Any) -> Any:
         """Stand for memmon.Server.call: latency, and accidents."""
         task = self.task
         accident = ''
@@ -635,11 +635,9 @@ class World(memmon.Processes):
                 self.trouble_at = self.now
                 raise ConnectionResetError(errno.ECONNRESET, 'lost')
             self.wait(self.latency())
-            return answer
-        except Fault as fault:
-            raise memmon.refusal(fault, 'unix:///sock') from None
-        except OSError as error:
-            raise memmon.SupervisordError(memmon.explain(error, 'unix:///sock')) from None
+            return take(answer)
+        except (Fault, OSError) as error:
+            raise memmon.explain(error, 'unix:///sock') from None
 
     def latency(self) -> float:
         return self.rng.random() * (4 if self.now < self.slow_until else 0.01)

@@ -311,8 +311,8 @@ def test_wrapper_is_named_by_check_and_once_in_the_log(start_supervisord: StartS
 def test_child_whose_memory_is_hidden_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, hidden = process('seen', A), process('hidden', B)
     monkeypatch.setattr(memmon, 'PROC_FILES', Table({A: 100}, {A: 1, B: 1}))
-    monkeypatch.setattr(memmon.Server, 'call', lambda server, method, *args: (
-        1 if method == 'supervisor.getPID' else [seen._asdict(), hidden._asdict()]))
+    monkeypatch.setattr(memmon.Server, 'call', lambda server, take, method, *args: (
+        take(1 if method == 'supervisor.getPID' else [seen._asdict(), hidden._asdict()])))
     monitor = memmon.Monitor(options('-a', '1GB'), memmon.Server('unix:///nonexistent/s'))
     readings = [reading.memory for _, reading in monitor.look(0)]
     assert (readings, monitor.hidden) == ([100 * MB, None], ['hidden:hidden'])
@@ -326,8 +326,8 @@ def test_memmon_has_no_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     rows = [process('web', A), process('memmon', B)]
     monkeypatch.setattr(memmon, 'PROC_FILES', Table({A: 40, B: 60}, {A: 1, B: 1}))
     monkeypatch.setattr(memmon, 'is_memmon', lambda process: process.name == 'memmon')
-    monkeypatch.setattr(memmon.Server, 'call', lambda server, method, *args: (
-        1 if method == 'supervisor.getPID' else [row._asdict() for row in rows]))
+    monkeypatch.setattr(memmon.Server, 'call', lambda server, take, method, *args: (
+        take(1 if method == 'supervisor.getPID' else [row._asdict() for row in rows])))
     monkeypatch.setenv('SUPERVISOR_SERVER_URL', 'unix:///nonexistent/s')
     monkeypatch.setattr(memmon.log, 'disabled', False)  # and put it back
     for limit, expected in (('50MB', 0), ('30MB', 1)):

@@ -228,8 +228,8 @@ def test_percentages_are_worked_out_anew_at_each_look(monkeypatch: pytest.Monkey
     """A container can be resized."""
     table = memmon.ProcessTable({7: (1, 60 * MB)})
     monkeypatch.setattr(memmon, 'PROC_FILES', table)
-    monkeypatch.setattr(memmon.Server, 'call', lambda server, method: {
-        'supervisor.getPID': 1, 'supervisor.getAllProcessInfo': [process()._asdict()]}[method])
+    monkeypatch.setattr(memmon.Server, 'call', lambda server, take, method: take({
+        'supervisor.getPID': 1, 'supervisor.getAllProcessInfo': [process()._asdict()]}[method]))
     monitor = memmon.Monitor(options('-p web=10%..20% -t 50%'), memmon.Server('unix:///none'))
     seen = []
     for machine in (GB, 100 * MB, GB):

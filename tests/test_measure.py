@@ -296,7 +296,7 @@ def test_itself_is_what_runs_below_supervisord_and_holds_memmon(
                    (1, 0, 0))
     monkeypatch.setattr('os.getpid', lambda: 50)
     monkeypatch.setattr(memmon, 'find_children', lambda pid: (table, set(table.children(pid))))
-    monkeypatch.setattr(memmon.Server, 'call', lambda server, method: {
+    monkeypatch.setattr(memmon.Server, 'call', lambda server, take, method: {
         'supervisor.getPID': supervisord_pid, 'supervisor.getAllProcessInfo': []}[method])
     monitor = memmon.Monitor(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'))
     monitor.look(0)

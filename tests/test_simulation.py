@@ -43,7 +43,7 @@ def test_history_is_the_same_again() -> None:
 
 def stop_in_two_calls(server: memmon.Server, namespec: str) -> memmon.Process:
     before = server.process(namespec)
-    server.call('supervisor.stopProcess', namespec, False)
+    server.call(bool, 'supervisor.stopProcess', namespec, False)
     return before
 
 
@@ -66,9 +66,10 @@ def trust_the_first_look(work: memmon.Job) -> None:
     """Measure nothing again."""
 
 
-def never_refuse(fault: Any, url: str) -> Exception:
+def never_refuse(error: Any, url: str, explain: Callable[..., Exception] = memmon.explain
+                 ) -> Exception:
     """Take SHUTDOWN_STATE for a lost answer."""
-    return memmon.SupervisordError(fault.faultString)
+    return memmon.SupervisordError(str(explain(error, url)))
 
 
 def start_only_what_was_measured(work: memmon.Job,
@@ -92,7 +93,7 @@ WRONG: tuple[tuple[Any, str, Any, str, int], ...] = (
     (memmon, 'next_step', never_again, 'is FATAL, and memmon has stopped it', 29),
     (memmon, 'is_lost', nothing_is_lost, 'is down because of memmon', 207),
     (memmon.Job, 'look_again', trust_the_first_look, 'was not measured', 0),
-    (memmon, 'refusal', never_refuse, 'alarm in a planned shutdown', 2),
+    (memmon, 'explain', never_refuse, 'alarm in a planned shutdown', 2),
     (memmon.History, 'restarts_within', keep_no_restarts, 'times of', 1),
     (memmon, 'FIRST_UP_SECS', 0.1, 'is down because of memmon', 74),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import re
 import signal
 import socket
 import time
@@ -43,10 +44,20 @@ def test_process_is_made_of_what_supervisord_answers() -> None:
     {**INFO, 'pid': math.nan},
     *({name: value for name, value in INFO.items() if name != field}
       for field in Process._fields)])
-def test_process_is_not_made_of_anything_else(info: object) -> None:
-    with pytest.raises(memmon.SupervisordError, match='^the server is not supervisord: it '
-                                                      'describes a process as '):
-        memmon.to_process(info)
+def test_process_is_not_made_of_anything_else(info: object, start_fake_server: StartFakeServer
+                                              ) -> None:
+    with pytest.raises(memmon.SupervisordError, match='^the server at http://127.0.0.1:[0-9]+ is '
+                                                      'not supervisord: '):
+        Server(start_fake_server(reply(info)).url).process('web:worker')
+
+
+@pytest.mark.parametrize('answer, why', [
+    (7.5, "it answers 7.5"), ('many\nlines', 'it answers many ... lines'),
+    ([None] * 100, f'it answers {str([None] * 100)[:100]}'),
+])
+def test_odd_answer_is_shown(answer: object, why: str, start_fake_server: StartFakeServer) -> None:
+    with pytest.raises(memmon.SupervisordError, match=f'{re.escape(why)}$'):
+        Server(start_fake_server(reply(answer)).url).process('web:worker')
 
 
 # Why it does not answer.
@@ -101,7 +112,8 @@ def test_failure_of_a_call_is_one_line_that_says_what_to_do(
         with pytest.raises(UnicodeEncodeError) as raised:
             error()
         error = raised.value
-    assert memmon.explain(error, URL) == why
+    explained = memmon.explain(error, URL)
+    assert (type(explained), str(explained)) == (memmon.SupervisordError, why)
 
 
 @pytest.mark.parametrize('code, kind, why', [
@@ -111,7 +123,7 @@ def test_failure_of_a_call_is_one_line_that_says_what_to_do(
     (Faults.BAD_NAME, Fault, "<Fault 10: 'why'>"),
 ])
 def test_fault_is_an_answer_but_for_two(code: int, kind: type[Exception], why: str) -> None:
-    error = memmon.refusal(Fault(code, 'why'), URL)
+    error = memmon.explain(Fault(code, 'why'), URL)
     assert (type(error), str(error)) == (kind, why)
 
 
