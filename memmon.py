@@ -1348,26 +1348,25 @@ def pool_of(process: Process, is_alone: bool, limit: Limit, command: str) -> tup
     return '', stem, limit.given, re.sub('[0-9]+', '0', command)
 
 
-def candidate_names(process: Process, option: str) -> list[list[str]]:
-    """Return the names by which an option may mean a process: its own, then its program's."""
-    if option == 'groupname':
-        return [[process.group]]
-    return [[name, f'{process.group}:{name}'] for name in (process.name, program_of(process))]
+def names_for(limit: Limit, process: Process) -> list[str]:
+    """Return the names by which a limit may mean a process: its own, then its program's."""
+    if limit.option == 'groupname':
+        return [process.group]
+    group = f'{process.group}:' if ':' in limit.pattern else ''
+    return [group + process.name, group + program_of(process)]
 
 
 def covers(limit: Limit, process: Process) -> bool:
     """Tell whether a limit has a name of a process, or a pattern that matches one."""
-    return limit.option == 'any' or any(
-        fnmatch.fnmatchcase(name, limit.pattern) or name == limit.pattern
-        for names in candidate_names(process, limit.option) for name in names
-        if (':' in name) == (':' in limit.pattern))
+    return any(name == limit.pattern or fnmatch.fnmatchcase(name, limit.pattern)
+               for name in names_for(limit, process))
 
 
 def find_limit(process: Process, limits: Sequence[Limit]) -> Limit:
     """Return the limit that applies to a process: the most specific, then the first given."""
     return min((limit for limit in limits if covers(limit, process)), default=NO_LIMIT,
                key=lambda limit: (LIMIT_OPTIONS.index(limit.option), [
-                   limit.pattern not in names for names in candidate_names(process, limit.option)]))
+                   name != limit.pattern for name in names_for(limit, process)]))
 
 
 def find_unmatched(limits: Sequence[Limit], processes: Sequence[Process]) -> list[Limit]:
@@ -1379,15 +1378,13 @@ def find_unmatched(limits: Sequence[Limit], processes: Sequence[Process]) -> lis
 def explain_unmatched(limit: Limit, processes: Sequence[Process]) -> str:
     """Return a sentence on a limit that matches no process, and what was perhaps meant."""
     line = f'{limit.given} matches no process'
-    if limit.option == 'program' and any(limit.pattern == process.group for process in processes):
-        return f'{line}; {limit.pattern} is a group: use -g'
-    names = {option: {name for process in processes for names in candidate_names(process, option)
-                      for name in names} for option in ('program', 'groupname')}
-    if limit.option == 'groupname' and limit.pattern in names['program']:
-        return f'{line}; {limit.pattern} is a program: use -p'
+    for option, what in (('groupname', 'group: use -g'), ('program', 'program: use -p')):
+        other = limit._replace(option=option)
+        if any(limit.pattern in names_for(other, process) for process in processes):
+            return f'{line}; {limit.pattern} is a {what}'
     import difflib  # Imported here: costs 130 KB and is rarely needed.
     similar = difflib.get_close_matches(limit.pattern, sorted(
-        name for name in names[limit.option] if (':' in name) == (':' in limit.pattern)))
+        {name for process in processes for name in names_for(limit, process)}))
     return f'{line}; similar: {", ".join(similar)}' if similar else line
 
 
