@@ -1532,26 +1532,22 @@ class Delivery(NamedTuple):
     variables: Mapping[str, str]
 
 
-def deliver(delivery: Delivery) -> int:
-    """Run a command of the user's, log how it fails, and return its exit status."""
-    try:
-        timeout_secs = MAIL_TIMEOUT_SECS if delivery.text else COMMAND_TIMEOUT_SECS
-        run_for_user(delivery.command, timeout_secs, delivery.text, delivery.variables)
-        return 0
-    except (OSError, ValueError, CommandError) as error:
-        status = getattr(error, 'status', 0) or 1
-        event = delivery.variables.get('MEMMON_EVENT', '')
-        if event != 'before' or status != os.EX_TEMPFAIL:
-            what = f'-o {event} failed' if event else '-s failed, and no mail was sent'
-            log.error('the command %s of %s: %s', hide_passwords(one_line(repr(delivery.command))),
-                      what, one_line(error))
-        return status
-
-
-def deliver_all(left: Iterable[Delivery]) -> None:
-    """Run commands of the user's, one after the other."""
+def deliver(*left: Delivery) -> int:
+    """Run commands of the user's, log how they fail, and return the exit status of the last."""
+    status = 0
     for delivery in left:
-        deliver(delivery)
+        try:
+            timeout_secs = MAIL_TIMEOUT_SECS if delivery.text else COMMAND_TIMEOUT_SECS
+            run_for_user(delivery.command, timeout_secs, delivery.text, delivery.variables)
+            status = 0
+        except (OSError, ValueError, CommandError) as error:
+            status = getattr(error, 'status', 0) or 1
+            event = delivery.variables.get('MEMMON_EVENT', '')
+            if event != 'before' or status != os.EX_TEMPFAIL:
+                what = f'-o {event} failed' if event else '-s failed, and no mail was sent'
+                log.error('the command %s of %s: %s',
+                          hide_passwords(one_line(repr(delivery.command))), what, one_line(error))
+    return status
 
 
 def variables(event: str, report: Report) -> dict[str, str]:
@@ -2097,8 +2093,7 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
     for number, job in enumerate(jobs):
         for report in job.steps(site, configs.get(job.old.namespec, {})):
             send_step(writer, number, job, report)
-        for delivery in commands(site.options, report.command, report):
-            deliver(delivery)
+        deliver(*commands(site.options, report.command, report))
         if report.event in LOST_EVENTS:
             return  # the others of the pool are left alone
         if report.event == 'restarted' and report.new_pid:  # what has ended since proves little
@@ -2123,8 +2118,7 @@ def send_step(writer: int, number: int, job: Job, report: Report) -> None:
         if report.event in EVENTS:
             if not report.command:
                 write_log(report)
-            for delivery in deliveries(job.site.options, report):
-                deliver(delivery)
+            deliver(*deliveries(job.site.options, report))
 
 
 class Worker:
@@ -2878,8 +2872,8 @@ class Listener:
         while self.workers.queue:
             self.take(self.workers.start_some(self.site()))
         left = self.workers.deliveries
-        if left and not self.workers.start([left], [], deliver_all, left):
-            deliver_all(left)
+        if left and not self.workers.start([left], [], deliver, *left):
+            deliver(*left)
 
 
 def warn_of_missing_mailer(command: str) -> None:
