@@ -1157,7 +1157,7 @@ class History:
         self.reading: Reading | None = None     # the last
         self.course = Course()
         self.rate = 0.0                         # bytes a second, since the look before or its start
-        self.over_since: float | None = None
+        self.over_since = math.inf              # inf: it is not over
         self.part: Reading | None = None        # of the total
         self.total_base: Reading | None = None  # likewise, when that was last within its limit
         self.said: dict[str, float] = {}        # of its excess over its own limit, and when
@@ -1174,16 +1174,15 @@ class History:
         """Remember what a look has shown."""
         before, self.reading = self.reading, reading
         memory, last = reading.memory, self.seen_at
-        is_steady = before and before.memory == memory
-        self.rate = 0.0 if is_steady else growth(before, reading, now - last)
+        self.rate = growth(before, reading, now - last)
         if memory is None:
             return
         self.seen_at = now
         if reading.is_exact:
             self.course.add(now, memory)
         is_over = memory > reading.soft
-        if is_over != (self.over_since is not None):
-            self.over_since = now if is_over else None
+        if is_over != (self.over_since < math.inf):
+            self.over_since = now if is_over else math.inf
             self.said = {event: at for event, at in self.said.items() if event == NEAR}
         if is_over:
             self.over_last = now
@@ -1274,10 +1273,9 @@ def judge(reading: Reading, history: History, options: Options, now: float,
     times, secs = options.restarts or (math.inf, 0)
     if len(history.restarts_within(secs, now)) >= times:
         return HELD
-    if not total and judged.level == SOFT and options.patience:
-        since = now if history.over_since is None else history.over_since
-        if now - since < options.patience:
-            return BRIEF
+    if not total and judged.level == SOFT and (
+            now - min(now, history.over_since) < options.patience):
+        return BRIEF
     helps = is_cause(reading, total, history, now) if total else (
         reading.memory > size_when_too_low(judged.level, history, now))
     return DUE if helps else TOO_LOW
@@ -1290,7 +1288,7 @@ def size_when_too_low(level: str, history: History, now: float) -> float:
         return math.inf if now < too_low.since + PEAK_SECS else too_low.peak * TOO_LOW_GROWTH
     # What was in vain at the soft size is restarted once at the hard one. With -f, it has been over
     # its limit for some time.
-    since = now if history.over_since is None else history.over_since
+    since = min(now, history.over_since)
     lately = [restart for restart in history.restarts_within(TOO_LOW_SECS, since)
               if not restart.is_for_total and (level == SOFT or restart.level == HARD)]
     return math.inf if lately else 0
@@ -2726,7 +2724,7 @@ class Listener:
         """
         history, options = self.monitor.total, self.options
         total = self.without_stopping(whole, now)
-        since = now if history.over_since is None else history.over_since
+        since = min(now, history.over_since)
         if not total or total.level == SOFT and now - since < options.patience:
             return None
         excess = -total.room

@@ -246,7 +246,7 @@ def test_next_size_of_what_was_never_read_is_none() -> None:
 
 
 FIELDS = st.fixed_dictionaries({
-    'is_blocked': st.booleans(), 'over_since': st.sampled_from([None, NOW, NOW - 300]),
+    'is_blocked': st.booleans(), 'over_since': st.sampled_from([math.inf, NOW, NOW - 300]),
     'restarts': st.lists(st.builds(Restart, st.sampled_from([NOW - 9, NOW - 700]),
                                    st.sampled_from([SOFT, HARD]), st.booleans()), max_size=2),
     'too_low': st.dictionaries(st.sampled_from([SOFT, HARD]), st.builds(
@@ -263,7 +263,8 @@ def test_no_restart_is_due_before_the_next_size(fields: Dict[str, Any], args: st
     if memmon.judge(made.reading, made, parsed, NOW) == DUE:  # type: ignore[arg-type]
         return
     size = memmon.next_size(made, parsed, NOW, False)
-    if now_mb <= later_mb and later_mb * MB <= size and not (parsed.patience and made.over_since):
+    if now_mb <= later_mb and later_mb * MB <= size and not (
+            parsed.patience and made.over_since < math.inf):
         assert memmon.judge(reading(later_mb * MB, ANY), made, parsed, NOW) != DUE
 
 
@@ -289,13 +290,13 @@ def notes(*pairs: tuple[float, float | None], made: History | None = None) -> Hi
 
 
 @pytest.mark.parametrize('looks, over_since', [
-    ([(1, 100)], None), ([(1, 201)], 1), ([(1, 201), (2, 400), (3, 201)], 1),
-    ([(1, 201), (2, 200)], None), ([(1, 201), (2, 200), (3, 201)], 3),
+    ([(1, 100)], math.inf), ([(1, 201)], 1), ([(1, 201), (2, 400), (3, 201)], 1),
+    ([(1, 201), (2, 200)], math.inf), ([(1, 201), (2, 200), (3, 201)], 3),
     ([(1, 201), (2, None), (3, 201)], 1),  # not known is not below
-    ([(1, None)], None),
+    ([(1, None)], math.inf),
 ])
 def test_over_since_is_the_first_of_the_looks_that_were_over(
-        looks: Sequence[tuple[float, float | None]], over_since: float | None) -> None:
+        looks: Sequence[tuple[float, float | None]], over_since: float) -> None:
     assert notes(*looks).over_since == over_since
 
 
@@ -361,7 +362,7 @@ def test_another_run_is_looked_at_anew_but_the_program_is_remembered() -> None:
         again.show(process_again)
         assert [again.over_since, again.course.points, again.reading, again.rate,
                 again.total_base, again.part, again.wrapper_due] == [
-                    None, [], None, 0, None, None, process_again.start + 10]
+                    math.inf, [], None, 0, None, None, process_again.start + 10]
         assert (again.said, again.total_said) == ({}, {})
         assert again.too_low and again.restarts and again.over_last == 1
 
