@@ -1144,7 +1144,6 @@ class History:
         self.over_last = -math.inf            # seconds of the monotonic clock
         self.too_low: dict[str, TooLow] = {}  # by level
         self.restarts: list[Restart] = []
-        self.is_named_wrapper = False         # it has been said that its descendants are large
         self.lost: Lost | None = None
         self.restarts_total = 0
         self.failures_total = 0
@@ -2376,9 +2375,8 @@ class Monitor:
         start = history.process.start
         history.wrapper_due = start + 10 * (history.wrapper_due - start)
         sentence = look_below(processes, history.process) if reading.limit != NO_LIMIT else ''
-        if sentence and not history.is_named_wrapper:
-            history.is_named_wrapper = True
-            log.warning('%s', sentence)
+        if sentence:
+            say_once(self.said, history.process.namespec, logging.WARNING, sentence)
 
     def resolve_limits(self) -> None:
         """Find out what the limits come to: a container can be resized."""
