@@ -1227,12 +1227,11 @@ def is_lost(history: History, now: float) -> bool:
         return False
     if process.state == ProcessStates.RUNNING:  # a broken one may run for some seconds, each time
         return process.start < LAST_SECOND and 0 <= process.now - process.start < FIRST_UP_SECS
+    if process.state == ProcessStates.STOPPED and lost.until == math.inf:
+        # Not started since memmon stopped it: without its file, no try shows; see NO_FILE.
+        return 0 < process.start <= process.stop <= lost.tried
     # A start in the future is an old one: the clock was set back.
     is_restarted = lost.tried < process.start <= process.now
-    if process.state == ProcessStates.STOPPED:
-        # Not started since memmon stopped it: without its file, no try shows; see NO_FILE.
-        return not is_restarted and (lost.until != math.inf
-                                     or 0 < process.start <= process.stop <= lost.tried)
     return not is_restarted or supervisord_goes_on(process)
 
 
@@ -1240,7 +1239,7 @@ def supervisord_goes_on(process: Process) -> bool:
     """Tell whether supervisord is about to start, or to stop, a process by itself."""
     if process.state == ProcessStates.EXITED:
         return process.has_ended_within(3)  # then autorestart has started it
-    return bool(process.state != ProcessStates.FATAL)
+    return process.state not in (ProcessStates.STOPPED, ProcessStates.FATAL)
 
 
 # Verdicts; three of them are events as well.
