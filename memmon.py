@@ -1365,10 +1365,9 @@ def find_limit(process: Process, limits: Sequence[Limit]) -> Limit:
                    name != limit.pattern for name in names_for(limit, process)]))
 
 
-def find_unmatched(limits: Sequence[Limit], processes: Sequence[Process]) -> list[Limit]:
-    """Return the limits with a name or a pattern that match no process."""
-    return [limit for limit in limits if limit.option != 'any'
-            and not any(covers(limit, process) for process in processes)]
+def is_unmatched(limit: Limit, processes: Sequence[Process]) -> bool:
+    """Tell whether a limit has a name or a pattern that matches no process."""
+    return limit.option != 'any' and not any(covers(limit, process) for process in processes)
 
 
 def explain_unmatched(limit: Limit, processes: Sequence[Process]) -> str:
@@ -2456,9 +2455,8 @@ class Monitor:
 
     def say_unmatched(self, processes: Sequence[Process]) -> None:
         """Log the limits that match no process, unless they matched none before."""
-        unmatched = find_unmatched(self.options.limits, processes)
         for limit in self.options.limits:
-            if limit not in unmatched:
+            if not is_unmatched(limit, processes):
                 self.said.discard(limit.given)
             elif limit.given not in self.said:  # to look for similar names takes time
                 say_once(self.said, limit.given, logging.WARNING,
@@ -3092,7 +3090,8 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     lines = format_table([(reading, read_status(reading.pids, 'VmHWM'))
                           for reading in others + memmons], options, columns)
     known = [reading.process for reading in others]
-    lines += [explain_unmatched(limit, known) for limit in find_unmatched(options.limits, known)]
+    lines += [explain_unmatched(limit, known) for limit in options.limits
+              if is_unmatched(limit, known)]
     lines += tiny_limits(options)
     if monitor.hidden:
         lines.append(one_line(f'cannot measure {", ".join(monitor.hidden)}: {HIDDEN}'))
