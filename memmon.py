@@ -1485,8 +1485,7 @@ class Report(NamedTuple):
     @property
     def text(self) -> str:
         """The line of the log."""
-        words = [self.event, self.namespec] if self.namespec else [self.event]
-        return one_line(f'{" ".join(words)}: {self.line}')
+        return one_line(f'{self.event} {self.namespec}'.rstrip() + f': {self.line}')
 
 
 def say_once(said: set[str], what: str, level: int, line: str) -> None:
