@@ -1200,6 +1200,11 @@ class History:
         """Return memmon's restarts within some time, whoever else restarted it in between."""
         return [restart for restart in self.restarts if restart.at > now - secs]
 
+    def was_restarted(self, level: str, for_total: bool, now: float) -> bool:
+        """Tell whether it was restarted lately; for the hard size, that at the soft is no try."""
+        return any(restart.is_for_total == for_total and (level == SOFT or restart.level == HARD)
+                   for restart in self.restarts_within(TOO_LOW_SECS, now))
+
 
 def growth(last: Reading | None, reading: Reading, secs: float) -> float:
     """Return by how many bytes a second a process grows; since its start, if it is new."""
@@ -1258,7 +1263,8 @@ def judge(reading: Reading, history: History, options: Options, now: float,
     """Return what follows from a reading; with a total, from that of all processes together.
 
     In this order: a program that has lost a process loses no second one; -r; -f, unless over the
-    hard size; a restart that was in vain is repeated only if the process has grown since.
+    hard size; a restart that was in vain is repeated only if the process has grown since: for the
+    total, since that was last within its limit.
     """
     judged = total or reading
     if judged.memory is None or reading.memory is None:
@@ -1274,8 +1280,12 @@ def judge(reading: Reading, history: History, options: Options, now: float,
     if not total and judged.level == SOFT and (
             now - min(now, history.over_since) < options.patience):
         return BRIEF
-    helps = is_cause(reading, total, history, now) if total else (
-        reading.memory > size_when_too_low(judged.level, history, now))
+    if not total:
+        helps = reading.memory > size_when_too_low(judged.level, history, now)
+    else:
+        base = history.total_base
+        helps = not history.was_restarted(total.level, True, now) or (
+            base is not None and growth(base, reading, 1) > TOTAL_GROWTH * total.soft)
     return DUE if helps else TOO_LOW
 
 
@@ -1284,25 +1294,9 @@ def size_when_too_low(level: str, history: History, now: float) -> float:
     too_low = history.too_low.get(level)
     if too_low:
         return math.inf if now < too_low.since + PEAK_SECS else too_low.peak * TOO_LOW_GROWTH
-    # What was in vain at the soft size is restarted once at the hard one. With -f, it has been over
-    # its limit for some time.
-    since = min(now, history.over_since)
-    lately = [restart for restart in history.restarts_within(TOO_LOW_SECS, since)
-              if not restart.is_for_total and (level == SOFT or restart.level == HARD)]
-    return math.inf if lately else 0
-
-
-def is_cause(reading: Reading, total: Reading, history: History, now: float) -> bool:
-    """Tell whether a process may be why the total is over its limit.
-
-    One that was restarted for the total lately must have grown since the total was last within its
-    limit; at the hard size it is restarted once in any case.
-    """
-    lately = [restart for restart in history.restarts_within(TOO_LOW_SECS, now)
-              if restart.is_for_total and (total.level == SOFT or restart.level == HARD)]
-    base = history.total_base
-    return not lately or base is not None and (
-        growth(base, reading, 1) > TOTAL_GROWTH * total.soft)
+    # With -f, it has been over its limit for some time.
+    was_restarted = history.was_restarted(level, False, min(now, history.over_since))
+    return math.inf if was_restarted else 0
 
 
 def next_size(history: History, options: Options, now: float, waits: bool) -> float:
