@@ -1498,12 +1498,10 @@ def deliveries(options: Options, report: Report) -> list[Delivery]:
     """Return the mail and the user's commands for a report: its other sinks."""
     event, reading = EVENTS[report.event], report.reading
     is_young = not reading or reading.uptime is None or reading.uptime <= options.uptime
-    found = []
+    mails = []
     if options.email and event.subject and (report.event != 'restarted' or is_young):
-        found.append(Delivery(options.sendmail_program, bytes(write_mail(options, report)), {}))
-    if event.command and reading and not report.command:
-        found += commands(options, event.command, report)
-    return found
+        mails = [Delivery(options.sendmail_program, bytes(write_mail(options, report)), {})]
+    return mails + ([] if report.command else commands(options, event.command, report))
 
 
 def commands(options: Options, event: str, report: Report) -> list[Delivery]:
