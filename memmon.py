@@ -1201,7 +1201,10 @@ class History:
         return [restart for restart in self.restarts if restart.at > now - secs]
 
     def was_restarted(self, level: str, for_total: bool, now: float) -> bool:
-        """Tell whether it was restarted lately; for the hard size, that at the soft is no try."""
+        """Tell whether it was restarted lately, for its own limit or for the total.
+
+        What was in vain at the soft size is tried once at the hard one.
+        """
         return any(restart.is_for_total == for_total and (level == SOFT or restart.level == HARD)
                    for restart in self.restarts_within(TOO_LOW_SECS, now))
 
@@ -1277,15 +1280,14 @@ def judge(reading: Reading, history: History, options: Options, now: float,
     times, secs = options.restarts or (math.inf, 0)
     if len(history.restarts_within(secs, now)) >= times:
         return HELD
-    if not total and judged.level == SOFT and (
-            now - min(now, history.over_since) < options.patience):
-        return BRIEF
-    if not total:
-        helps = reading.memory > size_when_too_low(judged.level, history, now)
-    else:
+    if total:
         base = history.total_base
         helps = not history.was_restarted(total.level, True, now) or (
             base is not None and growth(base, reading, 1) > TOTAL_GROWTH * total.soft)
+    elif reading.level == SOFT and now - min(now, history.over_since) < options.patience:
+        return BRIEF
+    else:
+        helps = reading.memory > size_when_too_low(reading.level, history, now)
     return DUE if helps else TOO_LOW
 
 
