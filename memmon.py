@@ -920,9 +920,17 @@ def explain(error: Exception, url: str, answer: object = None) -> Exception:
     return SupervisordError(text.format(url=show_url(url), error=what))
 
 
-def parse_server(env: Mapping[str, str]) -> Server:
+def find_server(env: Mapping[str, str]) -> Server:
     """Return the server of an environment such as supervisord's children get. Raises UsageError."""
-    url = env['SUPERVISOR_SERVER_URL']
+    url = env.get('SUPERVISOR_SERVER_URL')
+    if url is None and 'SUPERVISOR_ENABLED' in env:
+        raise UsageError('supervisord has no RPC server for memmon to call: add a '
+                         '[unix_http_server] and a [rpcinterface:supervisor] section to '
+                         'supervisord.conf')
+    if url is None:
+        raise UsageError('memmon is a supervisor event listener, to be started by supervisord from '
+                         'a section like: [eventlistener:memmon] command=memmon -a 200MB '
+                         'events=TICK_60; for one look at what runs now: memmon --check -a 200MB')
     with contextlib.suppress(ValueError):  # from urlsplit and port
         parts = urllib.parse.urlsplit(url)
         if re.match('unix://.', url) or (
@@ -931,19 +939,6 @@ def parse_server(env: Mapping[str, str]) -> Server:
                           env.get('SUPERVISOR_PASSWORD', ''))
     raise UsageError(f'the URL of supervisord is {show_url(url)!r}: it must be unix://PATH or '
                      'http://HOST:PORT')
-
-
-def find_server(env: Mapping[str, str]) -> Server:
-    """Return the server that supervisord tells its children of. Raises UsageError."""
-    if env.get('SUPERVISOR_SERVER_URL'):
-        return parse_server(env)
-    if 'SUPERVISOR_ENABLED' in env:
-        raise UsageError('supervisord has no RPC server for memmon to call: add a '
-                         '[unix_http_server] and a [rpcinterface:supervisor] section to '
-                         'supervisord.conf')
-    raise UsageError('memmon is a supervisor event listener, to be started by supervisord from a '
-                     'section like: [eventlistener:memmon] command=memmon -a 200MB '
-                     'events=TICK_60; for one look at what runs now: memmon --check -a 200MB')
 
 
 def is_alive(pid: int) -> bool:
@@ -3037,7 +3032,7 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
     With it comes the file of a configuration. Raises UsageError.
     """
     if env.get('SUPERVISOR_SERVER_URL') and not options.config:
-        return parse_server(env), ''
+        return find_server(env), ''
     from supervisor.options import ClientOptions  # Imported here: costs 0.8 MB.
     client = ClientOptions()
     file = options.config or client.default_configfile()
@@ -3057,7 +3052,7 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
                      if re.fullmatch('[\\w./-]*', quoted.group(2)) else '(not shown)',
                      one_line(error))
         raise UsageError(f'{file}: {why[:300]}; fix it, or set SUPERVISOR_SERVER_URL') from None
-    return parse_server({
+    return find_server({
         'SUPERVISOR_USERNAME': client.username or '',
         'SUPERVISOR_PASSWORD': client.password or '',
         **env,

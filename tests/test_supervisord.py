@@ -152,7 +152,7 @@ def test_server_is_the_one_of_the_environment(env: dict[str, str], server: Serve
 ])
 def test_url_that_is_none_of_supervisord_is_refused(url: str, shown: str) -> None:
     with pytest.raises(memmon.UsageError) as error:
-        memmon.parse_server({'SUPERVISOR_SERVER_URL': url})
+        memmon.find_server({'SUPERVISOR_SERVER_URL': url})
     assert str(error.value) == (f'the URL of supervisord is {shown!r}: it must be unix://PATH or '
                                 'http://HOST:PORT')
 
