@@ -1187,10 +1187,6 @@ class History:
         elif self.too_low and now - self.over_last >= TOO_LOW_SECS:
             self.too_low = {}
 
-    def said_of(self, total: Reading | None) -> dict[str, float]:
-        """Return what was said of its being over its own limit, or over that of the total."""
-        return self.total_said if total else self.said
-
     def restarts_within(self, secs: float, now: float) -> list[Restart]:
         """Return memmon's restarts within some time, whoever else restarted it in between."""
         return [restart for restart in self.restarts if restart.at > now - secs]
@@ -2679,7 +2675,7 @@ class Listener:
 
         What was refused before is tried again at ticks, and once when it is over its hard size.
         """
-        said, event = history.said_of(total), ''
+        said, event = history.total_said if total else history.said, ''
         if verdict in (BRIEF, TOO_LOW, DUE):  # which says that -r no longer holds it
             said.pop(HELD, None)
         if verdict == DUE:
@@ -2788,7 +2784,7 @@ class Listener:
                 history.failures_total += report.event == 'failed to start' or not job.is_reported
                 history.lost = Lost(job.tried or job.reading.process.start, math.inf, now)
             else:
-                said = history.said_of(job.total)
+                said = history.total_said if job.total else history.said
                 said[REFUSED + (level or SOFT)] = now
                 history.failures_total += report.event == 'failed to stop'
                 if report.event == 'failed to stop' or not job.stop_requested:
