@@ -1292,14 +1292,12 @@ def size_when_too_low(level: str, history: History, now: float) -> float:
     return math.inf if was_restarted else 0
 
 
-def next_size(history: History, options: Options, now: float, waits: bool) -> float:
+def next_size(reading: Reading, history: History, options: Options, now: float, waits: bool
+              ) -> float:
     """Return the bytes above which a restart would be due that is not now; inf if above none.
 
     waits: whether something else than the hard size can postpone it.
     """
-    reading = history.reading
-    if not reading:
-        return math.inf
     sizes = [max(size, size_when_too_low(level, history, now)) for level, size in (
         [(HARD, reading.hard)] if waits else [(SOFT, reading.soft), (HARD, reading.hard)])]
     return min((size for size in sizes if (reading.memory or 0) <= size < math.inf and DUE == judge(
@@ -2820,7 +2818,7 @@ class Listener:
                     waits.append(max(least, secs))
             # No restart is due below the soft size: most do not come that far.
             if history.rate > 0 and history.reading and history.reading.room < history.rate * left:
-                size = next_size(history, self.options, now,
+                size = next_size(history.reading, history, self.options, now,
                                  has_before and 'postponed' in history.said)
                 secs = (size - (history.reading.memory or 0)) / history.rate
                 waits.append(max(least, secs / 2) if secs < left else math.inf)

@@ -237,12 +237,15 @@ def test_what_is_still_down_is_told_each_day(monkeypatch: pytest.MonkeyPatch) ->
      False, 600),
 ])
 def test_next_size(mb: float, args: str, fields: Dict[str, Any], waits: bool, size: float) -> None:
-    made = history(reading=reading(mb * MB, ANY), **fields)
-    assert memmon.next_size(made, options(f'{ANY} {args}'), NOW, waits) == size * MB
+    taken, made = reading(mb * MB, ANY), history(**fields)
+    assert memmon.next_size(taken, made, options(f'{ANY} {args}'), NOW, waits) == size * MB
 
 
-def test_next_size_of_what_was_never_read_is_none() -> None:
-    assert memmon.next_size(history(), options(), NOW, False) == math.inf
+def test_what_was_never_read_is_no_reason_to_look() -> None:
+    listener = memmon.Listener(options(), Server('unix:///none'))
+    listener.interval, listener.monitor.limited = 60, [history(rate=9.0 * MB)]
+    listener.plan_look(listener.last_tick, 0)
+    assert listener.look_at == math.inf
 
 
 FIELDS = st.fixed_dictionaries({
@@ -259,10 +262,10 @@ def test_no_restart_is_due_before_the_next_size(fields: Dict[str, Any], args: st
                                                 later_mb: int) -> None:
     """What is not due now, and stays below that size, is not due at this moment either."""
     parsed = options(f'{ANY} {args}')
-    made = history(reading=reading(now_mb * MB, ANY), **fields)
-    if memmon.judge(made.reading, made, parsed, NOW) == DUE:  # type: ignore[arg-type]
+    taken, made = reading(now_mb * MB, ANY), history(**fields)
+    if memmon.judge(taken, made, parsed, NOW) == DUE:
         return
-    size = memmon.next_size(made, parsed, NOW, False)
+    size = memmon.next_size(taken, made, parsed, NOW, False)
     if now_mb <= later_mb and later_mb * MB <= size and not (
             parsed.patience and made.over_since < math.inf):
         assert memmon.judge(reading(later_mb * MB, ANY), made, parsed, NOW) != DUE
