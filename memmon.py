@@ -1578,19 +1578,17 @@ def write_mail(options: Options, report: Report) -> email.message.Message:
     mail['To'] = ', '.join(options.email)
     mail['Subject'] = encode_header(f'memmon [{printable(options.name)}]: {subject}'
                                     if options.name else f'memmon: {subject}')
-    text = '\n'.join([f'memmon: {subject}', '', *lines]) + '\n'
-    mail.set_payload(text.encode('utf-8', 'backslashreplace').decode(), UTF_8)
+    mail.set_payload('\n'.join([f'memmon: {subject}', '', *lines, '']), UTF_8)
     return mail
 
 
 def encode_header(text: str) -> str:
-    """Return a header that says just this text, and is no more than one header.
+    """Return a header that says just this text, without surrogates, and is no more than one.
 
     Not as email.policy does it: an encoded word in a name would be decoded into new headers.
     """
     if text.isascii() and text.isprintable() and '=?' not in text:
         return text
-    text = text.encode('utf-8', 'backslashreplace').decode()
     return email.header.Header(text, 'utf-8', header_name='Subject').encode()
 
 

@@ -375,7 +375,7 @@ def test_plain_header_is_left_as_it_is(text: str) -> None:
 @pytest.mark.parametrize('text', [
     'Läden', 'ほげ' * 40, ENCODED, f'a {ENCODED} b', '=?', 'a\nBcc: evil@example.com',
     'a\r\nBcc: evil@example.com', 'a\r\rb', 'a\n\nbody', 'a\tb', 'a\0b', '\x7f', 'a\x85b\u2028c',
-    f'{LONG}ä', 'a\udce4b',
+    f'{LONG}ä',
 ])
 def test_hostile_header_is_encoded(text: str) -> None:
     encoded = memmon.encode_header(text)
@@ -386,7 +386,7 @@ def test_hostile_header_is_encoded(text: str) -> None:
     assert all(line.startswith(' ') for line in more)
 
 
-TEXT = st.one_of(st.text(min_size=1), st.text('\n\r\x1b\x85\u2028\u202eä=?: ', min_size=1))
+TEXT = st.one_of(st.text(min_size=1), st.text('\n\r\x1b\x85\u2028\u202e\udce4ä=?: ', min_size=1))
 
 
 @given(TEXT, TEXT, TEXT, TEXT)
