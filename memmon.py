@@ -1040,9 +1040,7 @@ def take_reading(processes: Processes, of: Reading, exactly: bool, now: int = 0)
 
 def add_up(of: Reading, readings: Sequence[Reading]) -> Reading:
     """Return the reading of all processes together; of: another one."""
-    return of._replace(rss=sum(reading.rss or 0 for reading in readings),
-                       bound=sum(reading.bound or 0 for reading in readings),
-                       memory=sum(reading.memory or 0 for reading in readings),
+    return of._replace(memory=sum(reading.memory or 0 for reading in readings),
                        is_exact=all(reading.is_exact for reading in readings))
 
 
@@ -1168,7 +1166,8 @@ class History:
         """Remember what a look has shown."""
         before, self.reading = self.reading, reading
         memory, last = reading.memory, self.seen_at
-        self.rate = growth(before, reading, now - last)
+        is_steady = before and before.memory == memory  # as most are
+        self.rate = 0.0 if is_steady else growth(before, reading, now - last)
         if memory is None:
             return
         self.seen_at = now
