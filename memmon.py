@@ -2242,7 +2242,6 @@ class Monitor:
         self.named: frozenset[int] | None = None   # children whose names are known; None: ask
         self.histories: dict[str, History] = {}    # of all but memmon, by namespec
         self.running: list[History] = []           # those of them that can be measured
-        self.limited: list[History] = []           # those of them that have a limit
         self.total = History(ALL)
         self.total_rate = 0.0                      # bytes a second
         self.machine = 0                           # bytes; what percentages refer to
@@ -2262,8 +2261,8 @@ class Monitor:
         """The namespecs of the processes that run and cannot be measured."""
         return [namespec for namespec, history in self.histories.items() if history.is_hidden]
 
-    def look(self, now: float) -> list[tuple[History, Reading]]:
-        """Return a reading of each process that has a limit; for --check and metrics, of all.
+    def look(self, now: float) -> None:
+        """Measure each process that has a limit, for --check and metrics all, and the total.
 
         supervisord is asked only if its children are not those of the last look. Raises
         MeasureError, Fault, SupervisordError.
@@ -2278,19 +2277,18 @@ class Monitor:
             self.resolve_limits()
         options, clock = self.options, int(time.time())
         deadline = math.inf if options.check else time.monotonic() + DEAR_SECS
-        histories = self.running if options.check or options.metrics else self.limited
+        histories = [history for history in self.running if history.blank.soft != math.inf
+                     or options.check or options.metrics]
         readings = [take_reading(processes, history.blank, False, clock) for history in histories]
         if self.measure.fields:
             last = {history.process.pid: history.reading for history in histories}
             self.read_exactly(processes, readings, last, options.check, deadline)
-        pairs = list(zip(histories, readings))
-        for history, reading in pairs:
+        for history, reading in zip(histories, readings):
             history.note(reading, now)
             if clock >= history.wrapper_due and not (options.cumulative or options.check):
                 self.look_for_wrapper(processes, history, reading)
         if options.total:
             self.look_at_total(processes, children, options.total, now, deadline)
-        return pairs
 
     def read_exactly(self, processes: Processes, readings: list[Reading],
                      last: Mapping[int, Reading | None], all_count: bool, deadline: float) -> None:
@@ -2362,7 +2360,6 @@ class Monitor:
             limit = history.blank.limit
             history.blank = Reading(history.process, limit, *sizes_of(limit, self.machine),
                                     self.measure)
-        self.limited = [history for history in self.running if history.blank.soft != math.inf]
 
     def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:
         """Ask supervisord which of its children is which process, and find their limits.
@@ -2594,12 +2591,10 @@ class Listener:
             self.monitor.looks += 1
             log.debug('a look between two ticks')
         try:
-            pairs = self.monitor.look(now)
+            self.monitor.look(now)
             if not self.monitor.running and self.monitor.hidden:
                 raise MeasureError(f'no process can be measured: {HIDDEN}')
-            due = self.judge_all(pairs, is_tick, now)
-            if due:
-                self.workers.add(due)
+            self.workers.add(self.judge_all(is_tick, now))
         except (MeasureError, SupervisordError, Fault) as error:
             failure = error
         except Exception as error:  # a tick survives anything
@@ -2612,15 +2607,17 @@ class Listener:
             write_metrics(Tick(self.monitor, self.interval, not failure, self.tick_secs))
             self.tick_secs = time.monotonic() - now
 
-    def judge_all(self, pairs: Sequence[tuple[History, Reading]], is_tick: bool, now: float
-                  ) -> list[Job]:
+    def judge_all(self, is_tick: bool, now: float) -> list[Job]:
         """Report what follows from all readings; return what is to be restarted."""
-        if log.isEnabledFor(logging.DEBUG):
-            for _, reading in pairs:
-                log.debug('%s: %s', reading.process.namespec, describe_use_of_limit(reading))
         self.find_blocked(now)
+        is_verbose = log.isEnabledFor(logging.DEBUG)
         due = []
-        for history, reading in pairs:
+        for history in self.monitor.running:
+            reading = history.reading
+            if not reading:
+                continue
+            if is_verbose:
+                log.debug('%s: %s', reading.process.namespec, describe_use_of_limit(reading))
             verdict = judge(reading, history, self.options, now)
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
                 due.append(Job(history, reading, None, self.siblings(history)))
@@ -2808,7 +2805,7 @@ class Listener:
         least = max(LOOK_SECS, LOOK_SHARE * cpu_secs)
         has_before = 'before' in dict(self.options.on)
         waits = [math.inf]
-        for history in self.monitor.limited:
+        for history in self.monitor.running:
             for too_low in history.too_low.values() if history.too_low else ():
                 secs = too_low.since + PEAK_SECS - now  # its peak is taken for a minute
                 if history.seen_at < too_low.since + PEAK_SECS and secs < left:

@@ -314,7 +314,8 @@ def test_child_whose_memory_is_hidden_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(memmon.Server, 'call', lambda server, take, method, *args: (
         take(1 if method == 'supervisor.getPID' else [seen._asdict(), hidden._asdict()])))
     monitor = memmon.Monitor(options('-a', '1GB'), memmon.Server('unix:///nonexistent/s'))
-    readings = [reading.memory for _, reading in monitor.look(0)]
+    monitor.look(0)
+    readings = [history.reading and history.reading.memory for history in monitor.running]
     assert (readings, monitor.hidden) == ([100 * MB, None], ['hidden:hidden'])
     stopped = process('hidden', 0, state=ProcessStates.STOPPED, statename='STOPPED')
     hidden = stopped  # whose end no child shows

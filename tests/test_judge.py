@@ -485,7 +485,6 @@ class World:
             made.pool = (name,)
             monitor.histories[name] = made
         monitor.running = list(monitor.histories.values())
-        monitor.limited = [made for made in monitor.running if made.blank.limit.given]
         monkeypatch.setattr(monitor, 'look', self.look)
         self.due: list[Job] = []
         monkeypatch.setattr(workers, 'add', self.due.extend)
@@ -503,19 +502,18 @@ class World:
         return Reading(made.process, limit, *memmon.sizes_of(limit, 8 * GB),
                        memmon.MEASURES['rss'], size, size, size, int(self.now))
 
-    def look(self, now: float) -> list[tuple[History, Reading]]:
+    def look(self, now: float) -> None:
         self.looks += 1
         monitor, total = self.listener.monitor, self.options.total
-        pairs = [(made, self.measure(made, made.blank.limit)) for made in monitor.limited]
-        for made, taken in pairs:
-            made.note(taken, now)
+        for made in monitor.running:
+            if made.blank.limit.given:
+                made.note(self.measure(made, made.blank.limit), now)
         if total:
             parts = {made.process.pid: self.measure(made, total) for made in monitor.running}
             monkey = pytest.MonkeyPatch()
             with monkey.context() as patch:
                 patch.setattr(memmon, 'take_reading', lambda _, of, *rest: parts[of.process.pid])
                 monitor.look_at_total(memmon.PROC_FILES, parts, total, now, math.inf)
-        return pairs
 
     def look_and_restart(self, is_tick: bool) -> None:
         self.listener.look_at = math.inf

@@ -28,8 +28,9 @@ def look(supervisord: Supervisord, args: str) -> dict[str, Reading]:
     """Return what a memmon with these options measures: each process, and the total."""
     monitor = memmon.Monitor(memmon.parse_args(args.split()),
                              memmon.Server(supervisord.env['SUPERVISOR_SERVER_URL']))
-    readings = {history.process.name: reading
-                for history, reading in monitor.look(time.monotonic())}
+    monitor.look(time.monotonic())
+    readings = {history.process.name: history.reading
+                for history in monitor.running if history.reading}
     total = monitor.total.reading
     return {**readings, 'total': total} if total else readings
 

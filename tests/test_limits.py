@@ -234,8 +234,9 @@ def test_percentages_are_worked_out_anew_at_each_look(monkeypatch: pytest.Monkey
     seen = []
     for machine in (GB, 100 * MB, GB):
         monkeypatch.setattr(memmon, 'read_machine_memory', lambda: machine)
-        (_, taken), = monitor.look(0)
-        total = monitor.total.reading
+        monitor.look(0)
+        taken, total = monitor.histories['web:web'].reading, monitor.total.reading
+        assert taken
         seen.append((taken.soft, taken.hard, taken.level, total and total.soft))
     large = (GB // 10, GB // 5, '', GB // 2)
     assert seen == [large, (10 * MB, 20 * MB, 'hard', 50 * MB), large]

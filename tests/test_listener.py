@@ -385,7 +385,7 @@ def growing(args: str, interval: int, memory: int, rate: float) -> memmon.Listen
     history.reading = memmon.Reading(process, limit, *memmon.sizes_of(limit, 1 << 40),
                                      memmon.MEASURES['rss'], memory, memory, memory, 1099)
     history.rate = rate
-    listener.monitor.limited = [history]
+    listener.monitor.running = [history]
     listener.interval, listener.last_tick, listener.no_event = interval, 1000.0, []
     return listener
 
@@ -420,7 +420,7 @@ def test_look_before_the_next_tick(args: str, interval: int, memory: int, rate: 
 @pytest.mark.parametrize('seen_at, secs', [(1000.0, 50), (1050.0, None)])
 def test_peak_is_known_after_a_minute(seen_at: float, secs: float | None) -> None:
     listener = growing('-a 100MB', 3600, 110 * MB, 0)
-    history = listener.monitor.limited[0]
+    history = listener.monitor.running[0]
     history.too_low, history.seen_at = {'soft': memmon.TooLow(990.0, 110 * MB)}, seen_at
     listener.plan_look(1000.0, 0)
     assert listener.look_at == (math.inf if secs is None else 1000 + secs)
@@ -429,7 +429,7 @@ def test_peak_is_known_after_a_minute(seen_at: float, secs: float | None) -> Non
 def test_restart_brings_a_look_in_a_second_and_puts_none_off(
         monkeypatch: pytest.MonkeyPatch) -> None:
     listener = growing('-a 100MB', 60, 110 * MB, 0)
-    history = listener.monitor.limited[0]
+    history = listener.monitor.running[0]
     assert history.reading
     monkeypatch.setattr(memmon, 'time', SimpleNamespace(monotonic=lambda: 1000.0))
     for planned, look_at in ((math.inf, 1001), (1030.0, 1001), (1000.2, 1000.2)):
@@ -442,7 +442,7 @@ def test_restart_brings_a_look_in_a_second_and_puts_none_off(
 def test_end_of_a_worker_brings_a_look_as_its_pool_is_free(
         monkeypatch: pytest.MonkeyPatch) -> None:
     listener = growing('-a 100MB', 60, 110 * MB, 0)
-    history = listener.monitor.limited[0]
+    history = listener.monitor.running[0]
     assert history.reading
     reader, writer = os.pipe()
     os.close(writer)
@@ -498,7 +498,7 @@ def test_what_waits_for_delivery_is_delivered_after_the_end(
 
 def test_total_over_its_hard_size_is_looked_at_while_a_stop_is_under_way() -> None:
     listener = growing('-a 100MB -t 1GB..2GB', 60, 50 * MB, 0)
-    history, total = listener.monitor.limited[0], listener.options.total
+    history, total = listener.monitor.running[0], listener.options.total
     assert history.reading and total
     listener.monitor.total.reading = history.reading._replace(
         memory=3 << 30, bound=3 << 30, soft=1 << 30, hard=2 << 30, limit=total)
