@@ -2270,11 +2270,10 @@ class Monitor:
         self.supervisord_pid = self.supervisord_pid or self.server.pid()
         processes, children = find_children(self.supervisord_pid)
         self.needs_ps = processes is not PROC_FILES
-        if children != self.named or any(history.lost or history.is_hidden
-                                         for history in self.histories.values()):
+        is_resized = self.uses_percent and read_machine_memory() != self.machine  # the container
+        if children != self.named or is_resized or any(
+                history.lost or history.is_hidden for history in self.histories.values()):
             processes, children = self.name_children(now)
-        if self.uses_percent and read_machine_memory() != self.machine:
-            self.resolve_limits()
         options, clock = self.options, int(time.time())
         deadline = math.inf if options.check else time.monotonic() + DEAR_SECS
         histories = [history for history in self.running if history.blank.soft != math.inf
@@ -2353,14 +2352,6 @@ class Monitor:
         if sentence:
             say_once(self.said, history.process.namespec, logging.WARNING, sentence)
 
-    def resolve_limits(self) -> None:
-        """Find out what the limits come to: a container can be resized."""
-        self.machine = read_machine_memory() if self.uses_percent else 0
-        for history in self.histories.values():
-            limit = history.blank.limit
-            history.blank = Reading(history.process, limit, *sizes_of(limit, self.machine),
-                                    self.measure)
-
     def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:
         """Ask supervisord which of its children is which process, and find their limits.
 
@@ -2383,6 +2374,7 @@ class Monitor:
         own_groups = {process.group for process in known if process.pid in self.itself}
         others = [process for process in known if process.group not in own_groups]
         is_first = 'watching' not in self.said
+        self.machine = read_machine_memory() if self.uses_percent else 0
         old, self.histories = self.histories, {}
         news: list[str] = []
         for process in others:
@@ -2391,7 +2383,8 @@ class Monitor:
             if process.namespec in hidden and not history.is_hidden:
                 news.append(f'{process.namespec} (pid {process.pid})')
             history.is_hidden = process.namespec in hidden
-            history.blank = history.blank._replace(limit=find_limit(process, self.options.limits))
+            limit = find_limit(process, self.options.limits)
+            history.blank = Reading(process, limit, *sizes_of(limit, self.machine), self.measure)
             if history.lost and not is_lost(history, now):
                 history.lost = None
             is_known = history.lost is not None and history.lost.until == math.inf
@@ -2411,7 +2404,6 @@ class Monitor:
         self.named = before & after
         self.running = [history for history in self.histories.values()
                         if history.process.pid in self.named]
-        self.resolve_limits()
         return processes, after
 
     def find_pools(self) -> None:
