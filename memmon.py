@@ -2408,18 +2408,14 @@ class Monitor:
 
     def find_pools(self) -> None:
         """Find out which processes are restarted one at a time."""
-        histories = list(self.histories.values())
-        groups = collections.Counter(history.process.group for history in histories)
-        for history in histories:
+        groups = collections.Counter(history.process.group for history in self.histories.values())
+        # To ask for the commands takes time, and only names that differ by a number need them.
+        stems = {re.sub(r'[-_.]?[0-9]+$', '', group) for group in groups}
+        configs = self.server.configs() if len(stems) < len(groups) else {}
+        for namespec, history in self.histories.items():
             is_alone = groups[history.process.group] == 1
-            history.pool = pool_of(history.process, is_alone, history.blank.limit, '')
-        pools = collections.Counter(history.pool for history in histories)
-        doubtful = [history for history in histories
-                    if history.pool[0] == '' and pools[history.pool] > 1]
-        configs = self.server.configs() if doubtful else {}
-        for history in doubtful:
-            command = configs.get(history.process.namespec, {}).get('command', '')
-            history.pool = pool_of(history.process, True, history.blank.limit, str(command))
+            command = str(configs.get(namespec, {}).get('command', ''))
+            history.pool = pool_of(history.process, is_alone, history.blank.limit, command)
 
     def say_unmatched(self, processes: Sequence[Process]) -> None:
         """Log the limits that match no process, unless they matched none before."""
