@@ -1349,9 +1349,10 @@ def find_limit(process: Process, limits: Sequence[Limit]) -> Limit:
                    name != limit.pattern for name in names_for(limit, process)]))
 
 
-def is_unmatched(limit: Limit, processes: Sequence[Process]) -> bool:
-    """Tell whether a limit has a name or a pattern that matches no process."""
-    return limit.option != 'any' and not any(covers(limit, process) for process in processes)
+def find_unmatched(limits: Sequence[Limit], processes: Sequence[Process]) -> list[Limit]:
+    """Return the limits with a name or a pattern that match no process."""
+    return [limit for limit in limits if limit.option != 'any'
+            and not any(covers(limit, process) for process in processes)]
 
 
 def explain_unmatched(limit: Limit, processes: Sequence[Process]) -> str:
@@ -2242,6 +2243,7 @@ class Monitor:
         self.named: frozenset[int] | None = None   # children whose names are known; None: ask
         self.histories: dict[str, History] = {}    # of all but memmon, by namespec
         self.running: list[History] = []           # those of them that can be measured
+        self.unmatched: list[Limit] = []           # the limits that match no process
         self.total = History(ALL)
         self.total_rate = 0.0                      # bytes a second
         self.machine = 0                           # bytes; what percentages refer to
@@ -2373,32 +2375,29 @@ class Monitor:
         self.itself = self.itself or {pid for pid in after if os.getpid() in tree(processes, pid)}
         own_groups = {process.group for process in known if process.pid in self.itself}
         others = [process for process in known if process.group not in own_groups]
-        is_first = 'watching' not in self.said
+        is_young = now - self.began < ORPHAN_PATIENCE_SECS
         self.machine = read_machine_memory() if self.uses_percent else 0
         old, self.histories = self.histories, {}
         news: list[str] = []
         for process in others:
             history = old.get(process.namespec) or History(process)
+            self.histories[process.namespec] = history
             history.show(process)
             if process.namespec in hidden and not history.is_hidden:
                 news.append(f'{process.namespec} (pid {process.pid})')
             history.is_hidden = process.namespec in hidden
             limit = find_limit(process, self.options.limits)
             history.blank = Reading(process, limit, *sizes_of(limit, self.machine), self.measure)
-            if history.lost and not is_lost(history, now):
-                history.lost = None
-            is_known = history.lost is not None and history.lost.until == math.inf
-            if is_first or not is_known and now - self.began < ORPHAN_PATIENCE_SECS and (
-                    process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF)):
-                history.lost = lost_before(process, now)
-            self.histories[process.namespec] = history
+            history.lost = find_lost(history, not old, is_young, now)
         if self.histories.keys() != old.keys():
             self.find_pools()
-        if is_first:
-            watched = sum(is_watched(history, self.options) for history in self.histories.values())
-            say_once(self.said, 'watching', logging.INFO, f"watching {watched} of supervisord's "
-                     f'{len(known)} processes: {self.options.given}')
-        self.say_unmatched(others)
+        watched = sum(is_watched(history, self.options) for history in self.histories.values())
+        say_once(self.said, 'watching', logging.INFO, f"watching {watched} of supervisord's "
+                 f'{len(known)} processes: {self.options.given}')
+        before_that, self.unmatched = self.unmatched, find_unmatched(self.options.limits, others)
+        for limit in self.unmatched:
+            if limit not in before_that:
+                log.warning('%s', explain_unmatched(limit, others))
         if news:
             log.warning('cannot measure %s: %s', ', '.join(news), HIDDEN)
         self.named = before & after
@@ -2417,15 +2416,6 @@ class Monitor:
             command = str(configs.get(namespec, {}).get('command', ''))
             history.pool = pool_of(history.process, is_alone, history.blank.limit, command)
 
-    def say_unmatched(self, processes: Sequence[Process]) -> None:
-        """Log the limits that match no process, unless they matched none before."""
-        for limit in self.options.limits:
-            if not is_unmatched(limit, processes):
-                self.said.discard(limit.given)
-            elif limit.given not in self.said:  # to look for similar names takes time
-                say_once(self.said, limit.given, logging.WARNING,
-                         explain_unmatched(limit, processes))
-
 
 def is_watched(history: History, options: Options) -> bool:
     """Tell whether memmon may have to restart a process."""
@@ -2433,16 +2423,20 @@ def is_watched(history: History, options: Options) -> bool:
     return options.total is not None if limit == NO_LIMIT else limit.soft != NO_SIZE
 
 
-def lost_before(process: Process, now: float) -> Lost | None:
-    """Return what the memmon before this one, or its worker, may be about to bring back."""
-    if process.state == ProcessStates.STOPPING:
+def find_lost(history: History, is_first: bool, is_young: bool, now: float) -> Lost | None:
+    """Return what is known of a process that is down because of memmon, or of the one before.
+
+    The worker of the one before may be about to bring it back, or give it up while this is young.
+    """
+    process, lost = history.process, history.lost if is_lost(history, now) else None
+    is_broken = process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF)
+    if lost and lost.until == math.inf or not (is_first or is_young and is_broken):
+        return lost
+    has_ended = process.has_ended_within(ORPHAN_PATIENCE_SECS)
+    if process.state == ProcessStates.STOPPING or (
+            process.state == ProcessStates.STOPPED and has_ended):
         return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
-    if process.has_ended_within(ORPHAN_PATIENCE_SECS):
-        if process.state == ProcessStates.STOPPED:
-            return Lost(process.start, now + ORPHAN_PATIENCE_SECS)
-        if process.state in (ProcessStates.FATAL, ProcessStates.BACKOFF):
-            return Lost(process.now, math.inf)
-    return None
+    return Lost(process.now, math.inf) if is_broken and has_ended else None
 
 
 class HeaderError(Exception):
@@ -3054,8 +3048,7 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     lines = format_table([(reading, read_status(reading.pids, 'VmHWM'))
                           for reading in others + memmons], options, columns)
     known = [reading.process for reading in others]
-    lines += [explain_unmatched(limit, known) for limit in options.limits
-              if is_unmatched(limit, known)]
+    lines += [explain_unmatched(limit, known) for limit in find_unmatched(options.limits, known)]
     lines += tiny_limits(options)
     if monitor.hidden:
         lines.append(one_line(f'cannot measure {", ".join(monitor.hidden)}: {HIDDEN}'))
