@@ -2282,8 +2282,8 @@ class Monitor:
                      or options.check or options.metrics]
         readings = [take_reading(processes, history.blank, False, clock) for history in histories]
         if self.measure.fields:
-            last = {history.process.pid: history.reading for history in histories}
-            self.read_exactly(processes, readings, last, options.check, deadline)
+            last = [history.reading for history in histories]
+            self.read_exactly(processes, readings, last, deadline)
         for history, reading in zip(histories, readings):
             history.note(reading, now)
             if clock >= history.wrapper_due and not (options.cumulative or options.check):
@@ -2292,17 +2292,18 @@ class Monitor:
             self.look_at_total(processes, children, options.total, now, deadline)
 
     def read_exactly(self, processes: Processes, readings: list[Reading],
-                     last: Mapping[int, Reading | None], all_count: bool, deadline: float) -> None:
+                     last: Iterable[Reading | None], deadline: float) -> None:
         """Read what the limits count, where a bound is a reason for that: the largest first.
 
-        What was not read before the deadline keeps the memory of its last reading, by pid; what
-        has none comes first at the next look. Log once that what counts cannot be read.
+        What was not read before the deadline keeps the memory of its last reading; what has none
+        comes first at the next look. Log once that what counts cannot be read.
         """
-        known = {pid: reading.memory for pid, reading in last.items()
+        known = {reading.process.pid: reading.memory for reading in last
                  if reading and reading.is_exact and reading.memory is not None}
         for place, reading in sorted(enumerate(readings), key=lambda pair: (
                 pair[1].process.pid in known, -(pair[1].bound or 0))):
-            is_counted = all_count or self.counts_always and reading.soft != math.inf
+            is_counted = self.options.check or reading.limit.option == 'total' or (
+                self.counts_always and reading.soft != math.inf)
             if reading.bound is None or not is_counted and reading.bound <= reading.soft:
                 continue
             if time.monotonic() >= deadline:
@@ -2327,8 +2328,8 @@ class Monitor:
             for pid in children]
         whole = add_up(blank, readings)
         if whole.level or self.counts_always:
-            last = {pid: history.part for pid, history in by_pid.items()}
-            self.read_exactly(processes, readings, last, True, deadline)
+            last = [history.part for history in self.running]
+            self.read_exactly(processes, readings, last, deadline)
             whole = add_up(blank, readings)._replace(is_exact=True)
         secs = now - total.seen_at
         total.note(whole, now)
