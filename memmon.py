@@ -2245,7 +2245,6 @@ class Monitor:
         self.running: list[History] = []           # those of them that can be measured
         self.unmatched: list[Limit] = []           # the limits that match no process
         self.total = History(ALL)
-        self.total_rate = 0.0                      # bytes a second
         self.machine = 0                           # bytes; what percentages refer to
         self.began = time.monotonic()
         self.said: set[str] = set()                # of no single process; see History for those
@@ -2287,7 +2286,7 @@ class Monitor:
         for history, reading in zip(histories, readings):
             history.note(reading, now)
             if clock >= history.wrapper_due and not (options.cumulative or options.check):
-                self.look_for_wrapper(processes, history, reading)
+                self.look_for_wrapper(processes, history)
         if options.total:
             self.look_at_total(processes, children, options.total, now, deadline)
 
@@ -2333,27 +2332,27 @@ class Monitor:
             whole = add_up(blank, readings)._replace(is_exact=True)
         secs = now - total.seen_at
         total.note(whole, now)
-        self.total_rate = 0.0  # of all that grow: one that ends makes the others no slower
+        total.rate = 0.0  # of all that grow: one that ends makes the others no slower
         for reading in readings:
             history = by_pid.get(reading.process.pid)
             if history:
-                self.total_rate += max(0.0, growth(history.part, reading, secs))
+                total.rate += max(0.0, growth(history.part, reading, secs))
                 if not whole.level:
                     history.total_base, history.total_said = None, {}
                 else:
                     history.total_base = history.total_base or history.part or reading
                 history.part = reading
 
-    def look_for_wrapper(self, processes: Processes, history: History, reading: Reading) -> None:
+    def look_for_wrapper(self, processes: Processes, history: History) -> None:
         """Log once if a process is small and its descendants are large.
 
         They may come late: so it is looked at when it is 10, 100, 1,000 ... seconds old.
         """
-        start = history.process.start
-        history.wrapper_due = start + 10 * (history.wrapper_due - start)
-        sentence = look_below(processes, history.process) if reading.limit != NO_LIMIT else ''
+        process = history.process
+        history.wrapper_due = process.start + 10 * (history.wrapper_due - process.start)
+        sentence = look_below(processes, process) if history.blank.limit != NO_LIMIT else ''
         if sentence:
-            say_once(self.said, history.process.namespec, logging.WARNING, sentence)
+            say_once(self.said, process.namespec, logging.WARNING, sentence)
 
     def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:
         """Ask supervisord which of its children is which process, and find their limits.
@@ -2509,7 +2508,6 @@ class Listener:
         self.last_tick = time.monotonic()
         self.look_at = math.inf               # when to look before the next tick
         self.no_event = list(NO_EVENT)        # what is left to be said of that
-        self.has_blocked = False              # some pool was blocked at the last look
 
     def serve(self, stdin: TextIO, stdout: TextIO) -> None:
         """Answer supervisord's events until it closes stdin. Raises HeaderError, OSError."""
@@ -2622,15 +2620,11 @@ class Listener:
     def find_blocked(self, now: float) -> None:
         """Find out which pools are being restarted, or have lost a process: report it each day."""
         histories = self.monitor.histories.values()
-        lost = [history for history in histories if history.lost and is_lost(history, now)]
-        jobs = self.workers.jobs()
-        if not (lost or jobs or self.has_blocked):
-            return
-        busy = {job.history.pool for job in jobs}
+        lost = [history for history in histories if is_lost(history, now)]
+        busy = {job.history.pool for job in self.workers.jobs()}
         pools = {history.pool for history in lost} | busy
         for history in histories:
             history.is_blocked = history.pool in pools
-        self.has_blocked = bool(pools)
         for history in lost:
             process, known = history.process, history.lost
             if not known or known.until < math.inf or now - known.said_at < DAY:
@@ -2799,7 +2793,7 @@ class Listener:
                                  has_before and 'postponed' in history.said)
                 secs = (size - (history.reading.memory or 0)) / history.rate
                 waits.append(max(least, secs / 2) if secs < left else math.inf)
-        total, rate = self.monitor.total.reading, self.monitor.total_rate
+        total, rate = self.monitor.total.reading, self.monitor.total.rate
         if self.options.total and total and rate > 0:
             for size in (total.soft, total.hard)[bool(self.options.patience):]:
                 secs = (size - (total.memory or 0)) / rate

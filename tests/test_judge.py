@@ -883,12 +883,15 @@ def test_hint_on_descendants_comes_once_for_all_runs(caplog: pytest.LogCaptureFi
     large = memmon.ProcessTable({7: (1, MB), 8: (7, 100 * MB)})
     made = History(process())
     said = []
+    made.blank = reading(MB)
     for processes in (small, large, large):
-        monitor.look_for_wrapper(processes, made, reading(MB))
+        monitor.look_for_wrapper(processes, made)
         said.append(len(caplog.records))
     made.show(process(start=2000))
-    monitor.look_for_wrapper(large, made, reading(MB))
-    monitor.look_for_wrapper(large, History(process()), reading(MB, ''))  # it has no limit
+    monitor.look_for_wrapper(large, made)
+    other = History(process('other'))
+    other.blank = reading(MB, '')  # it has no limit
+    monitor.look_for_wrapper(large, other)
     assert said + [len(caplog.records)] == [0, 1, 1, 1]
     assert caplog.records[0].getMessage().startswith(
         'web:web uses 1MB, and its descendants use 100MB: add -c to count them as well; ')

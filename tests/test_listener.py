@@ -538,7 +538,7 @@ def test_look_at_the_total_before_the_next_tick(args: str, memory: int, rate: fl
     listener.monitor.total.reading = memmon.Reading(
         memmon.ALL, total, *memmon.sizes_of(total, 1 << 40), memmon.MEASURES['pss'], memory * MB,
         memory * MB, memory * MB)
-    listener.monitor.total_rate = rate * MB
+    listener.monitor.total.rate = rate * MB
     listener.interval, listener.last_tick = 60, 1000.0
     listener.plan_look(1000.0, took)
     assert listener.look_at == (math.inf if secs is None else pytest.approx(1000 + secs))
