@@ -2535,10 +2535,8 @@ class Listener:
     def wait(self, stdin: int) -> None:
         """Take in what the workers write, and look when that is due, until there is an event."""
         while True:
-            if self.workers.queue or self.workers.deliveries:
-                done_here = self.workers.start_some(self.site())
-                if done_here:
-                    self.take(done_here)
+            if done_here := self.workers.start_some(self.site()):
+                self.take(done_here)
             pipes = [worker.pipe for worker in self.workers.workers]
             ready = wait_readable([stdin, *pipes], self.secs_to_wait())
             if ready and ready != [stdin]:
@@ -2547,9 +2545,7 @@ class Listener:
                 return
             now = time.monotonic()
             if now >= self.look_at:
-                self.look_at = math.inf
-                if now <= self.last_tick + 2 * self.interval and not self.monitor.needs_ps:
-                    self.look(is_tick=False)
+                self.look(is_tick=False)
             if self.no_event and now - self.last_tick >= self.no_event[0][0]:
                 _, level, line = self.no_event.pop(0)
                 log.log(level, '%s', line)
@@ -2581,10 +2577,10 @@ class Listener:
         except Exception as error:  # a tick survives anything
             failure = MeasureError(f'{type(error).__name__}: {one_line(error)}')
             log.debug('a look has failed', exc_info=error)
-        if is_tick and (failure or self.blind_ticks):
+        if is_tick:
             self.say_blind(failure)
         self.plan_look(time.monotonic(), time.process_time() - used)
-        if self.options.metrics and is_tick:
+        if is_tick and self.options.metrics:
             write_metrics(Tick(self.monitor, self.interval, not failure, self.tick_secs))
             self.tick_secs = time.monotonic() - now
 
@@ -2809,10 +2805,8 @@ class Listener:
 
     def end(self) -> None:
         """Start what killed workers, or the listener itself, had stopped."""
-        ready = [-1]
-        while ready:
-            pipes = [worker.pipe for worker in self.workers.workers]
-            ready = wait_readable(pipes, END_SECS) if pipes else []
+        while self.workers.workers and (ready := wait_readable(
+                [worker.pipe for worker in self.workers.workers], END_SECS)):
             self.take(self.workers.collect(ready))
         self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].has_begun]
         while self.workers.queue:
