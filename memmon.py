@@ -2616,7 +2616,7 @@ class Listener:
     def find_blocked(self, now: float) -> None:
         """Find out which pools are being restarted, or have lost a process: report it each day."""
         histories = self.monitor.histories.values()
-        lost = [history for history in histories if is_lost(history, now)]
+        lost = [history for history in histories if history.lost]
         busy = {job.history.pool for job in self.workers.jobs()}
         pools = {history.pool for history in lost} | busy
         for history in histories:
@@ -2668,8 +2668,7 @@ class Listener:
         """
         history, options = self.monitor.total, self.options
         total = self.without_stopping(whole, now)
-        since = min(now, history.over_since)
-        if not total or total.level == SOFT and now - since < options.patience:
+        if not total or judge(total, history, options, now) == BRIEF:
             return None
         excess = -total.room
         candidates = [(other, other.part) for other in self.monitor.running
@@ -2683,7 +2682,7 @@ class Listener:
                 return Job(other, part, total, self.siblings(other))
             if verdict == DUE and options.dry_run:
                 return None
-            if verdict == TOO_LOW and now - since < LOOK_SECS:
+            if verdict == TOO_LOW and now - (history.over_since or 0) < LOOK_SECS:
                 return None  # looks may be too close for growth to show: the next one tells
         if is_tick and 'total too low' not in history.said and not (due or self.workers.jobs()):
             history.said['total too low'] = now
@@ -2777,31 +2776,29 @@ class Listener:
         left = self.last_tick + self.interval - now
         least = max(LOOK_SECS, LOOK_SHARE * cpu_secs)
         has_before = 'before' in dict(self.options.on)
-        waits = [math.inf]
-        for history in self.monitor.running:
-            for too_low in history.too_low.values() if history.too_low else ():
+        plans: list[tuple[float, float]] = []  # when something may be due, and when to look
+        for history in (*self.monitor.running, self.monitor.total):
+            for too_low in history.too_low.values():
                 secs = too_low.since + PEAK_SECS - now  # its peak is taken for a minute
-                if history.seen_at < too_low.since + PEAK_SECS and secs < left:
-                    waits.append(max(least, secs))
+                if history.seen_at < too_low.since + PEAK_SECS:
+                    plans.append((secs, max(least, secs)))
             # No restart is due below the soft size: most do not come that far.
             if history.rate > 0 and history.reading and history.reading.room < history.rate * left:
-                size = next_size(history.reading, history, self.options, now,
-                                 has_before and 'postponed' in history.said)
+                waits = has_before and 'postponed' in history.said
+                size = next_size(history.reading, history, self.options, now, waits)
                 secs = (size - (history.reading.memory or 0)) / history.rate
-                waits.append(max(least, secs / 2) if secs < left else math.inf)
+                shortest = least / 2 if history is self.monitor.total else least
+                plans.append((secs, max(shortest, secs / 2)))
         total, rate = self.monitor.total.reading, self.monitor.total.rate
-        if self.options.total and total and rate > 0:
-            for size in (total.soft, total.hard)[bool(self.options.patience):]:
-                secs = (size - (total.memory or 0)) / rate
-                waits.append(max(least, secs) / 2 if 0 <= secs < left else math.inf)
-            if (total.level == HARD or total.level and not self.options.patience) and any(
-                    other.part and judge(other.part, other, self.options, now, total) == TOO_LOW
-                    for other in self.monitor.running):
-                secs = 1.5 * TOTAL_GROWTH * total.soft / rate  # until growth tells the cause
-                waits.append(max(least / 2, secs) if secs < left else math.inf)
+        if total and rate > 0 and (
+                total.level == HARD or total.level and not self.options.patience) and any(
+                other.part and judge(other.part, other, self.options, now, total) == TOO_LOW
+                for other in self.monitor.running):
+            secs = 1.5 * TOTAL_GROWTH * total.soft / rate  # until growth tells the cause
+            plans.append((secs, max(least / 2, secs)))
         if total and total.level == HARD and self.workers.jobs():
-            waits.append(least)  # no stop under way is waited for for longer than ten seconds
-        self.look_at = now + min(waits)
+            plans.append((0, least))  # a stop under way is waited for for ten seconds at most
+        self.look_at = now + min((wait for secs, wait in plans if secs < left), default=math.inf)
 
     def end(self) -> None:
         """Start what killed workers, or the listener itself, had stopped."""
@@ -2836,15 +2833,12 @@ def listen(options: Options, server: Server) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it hides how commands end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # but see to what has been stopped
     listener = Listener(options, server)
-    with contextlib.suppress(Fault, SupervisordError):  # the first tick asks again
-        listener.monitor.supervisord_pid = server.pid()
     # As supervisord writes: UTF-8 in any locale, and a newline alone ends a line.
     try:
-        with open(0, encoding='utf-8', errors='replace', newline='\n', closefd=False) as stdin, \
+        with contextlib.suppress(BrokenPipeError), \
+                open(0, encoding='utf-8', errors='replace', newline='\n', closefd=False) as stdin, \
                 open(1, 'w', closefd=False) as stdout:
             listener.serve(stdin, stdout)
-    except BrokenPipeError:
-        pass  # supervisord has ended
     except SystemExit:
         log.info('SIGTERM ends memmon')
     finally:
