@@ -2240,7 +2240,9 @@ class Monitor:
         self.server = server
         self.supervisord_pid = 0                   # 0: not known yet
         self.itself: set[int] = set()              # the pids of memmon and of what started it
-        self.named: frozenset[int] | None = None   # children whose names are known; None: ask
+        self.processes: Processes = PROC_FILES     # of this machine, as of the last look
+        self.children: frozenset[int] = frozenset()  # of supervisord, as are the next
+        self.named: frozenset[int] | None = None   # those whose names are known; None: ask
         self.histories: dict[str, History] = {}    # of all but memmon, by namespec
         self.running: list[History] = []           # those of them that can be measured
         self.unmatched: list[Limit] = []           # the limits that match no process
@@ -2249,7 +2251,6 @@ class Monitor:
         self.began = time.monotonic()
         self.said: set[str] = set()                # of no single process; see History for those
         self.looks = 0                             # between ticks
-        self.needs_ps = False                      # where /proc does not show the children
         self.uses_percent = any(limit.soft.percent or limit.hard.percent
                                 for limit in options.all_limits)
         self.counts_always = bool(options.metrics or options.warn or options.check)
@@ -2269,29 +2270,28 @@ class Monitor:
         MeasureError, Fault, SupervisordError.
         """
         self.supervisord_pid = self.supervisord_pid or self.server.pid()
-        processes, children = find_children(self.supervisord_pid)
-        self.needs_ps = processes is not PROC_FILES
+        self.processes, self.children = find_children(self.supervisord_pid)
         is_resized = self.uses_percent and read_machine_memory() != self.machine  # the container
-        if children != self.named or is_resized or any(
+        if self.children != self.named or is_resized or any(
                 history.lost or history.is_hidden for history in self.histories.values()):
-            processes, children = self.name_children(now)
+            self.name_children(now)
         options, clock = self.options, int(time.time())
         deadline = math.inf if options.check else time.monotonic() + DEAR_SECS
         histories = [history for history in self.running if history.blank.soft != math.inf
                      or options.check or options.metrics]
-        readings = [take_reading(processes, history.blank, False, clock) for history in histories]
+        readings = [take_reading(self.processes, history.blank, False, clock)
+                    for history in histories]
         if self.measure.fields:
-            last = [history.reading for history in histories]
-            self.read_exactly(processes, readings, last, deadline)
+            self.read_exactly(readings, [history.reading for history in histories], deadline)
         for history, reading in zip(histories, readings):
             history.note(reading, now)
             if clock >= history.wrapper_due and not (options.cumulative or options.check):
-                self.look_for_wrapper(processes, history)
+                self.look_for_wrapper(history)
         if options.total:
-            self.look_at_total(processes, children, options.total, now, deadline)
+            self.look_at_total(options.total, now, deadline)
 
-    def read_exactly(self, processes: Processes, readings: list[Reading],
-                     last: Iterable[Reading | None], deadline: float) -> None:
+    def read_exactly(self, readings: list[Reading], last: Iterable[Reading | None],
+                     deadline: float) -> None:
         """Read what the limits count, where a bound is a reason for that: the largest first.
 
         What was not read before the deadline keeps the memory of its last reading; what has none
@@ -2309,26 +2309,24 @@ class Monitor:
                 readings[place] = reading._replace(memory=known.get(reading.process.pid),
                                                    is_exact=True)
                 continue
-            readings[place] = exact = take_reading(processes, reading, True)
+            readings[place] = exact = take_reading(self.processes, reading, True)
             if exact.unread:
                 say_once(self.said, 'unread', logging.WARNING,
                          f'the {exact.measure.name} of {exact.process.namespec} cannot be read '
                          f'({name_pids(exact.unread)}): the RSS counts there')
 
-    def look_at_total(self, processes: Processes, children: Iterable[int], limit: Limit,
-                      now: float, deadline: float) -> None:
+    def look_at_total(self, limit: Limit, now: float, deadline: float) -> None:
         """Measure all processes together, and each as it counts for that."""
         total = self.total
         blank = Reading(ALL, limit, *sizes_of(limit, self.machine),
                         TOTAL_MEASURES[self.options.kind])
         by_pid = {history.process.pid: history for history in self.running}
-        readings = [take_reading(processes, blank._replace(
+        readings = [take_reading(self.processes, blank._replace(
             process=by_pid[pid].process if pid in by_pid else ALL._replace(pid=pid)), False)
-            for pid in children]
+            for pid in self.children]
         whole = add_up(blank, readings)
         if whole.level or self.counts_always:
-            last = [history.part for history in self.running]
-            self.read_exactly(processes, readings, last, deadline)
+            self.read_exactly(readings, [history.part for history in self.running], deadline)
             whole = add_up(blank, readings)._replace(is_exact=True)
         secs = now - total.seen_at
         total.note(whole, now)
@@ -2343,36 +2341,37 @@ class Monitor:
                     history.total_base = history.total_base or history.part or reading
                 history.part = reading
 
-    def look_for_wrapper(self, processes: Processes, history: History) -> None:
+    def look_for_wrapper(self, history: History) -> None:
         """Log once if a process is small and its descendants are large.
 
         They may come late: so it is looked at when it is 10, 100, 1,000 ... seconds old.
         """
         process = history.process
         history.wrapper_due = process.start + 10 * (history.wrapper_due - process.start)
-        sentence = look_below(processes, process) if history.blank.limit != NO_LIMIT else ''
+        sentence = look_below(self.processes, process) if history.blank.limit != NO_LIMIT else ''
         if sentence:
             say_once(self.said, process.namespec, logging.WARNING, sentence)
 
-    def name_children(self, now: float) -> tuple[Processes, frozenset[int]]:
+    def name_children(self, now: float) -> None:
         """Ask supervisord which of its children is which process, and find their limits.
 
         Known by name is what was there before the question and after it.
         """
         hidden: dict[str, tuple[int, int]] = {}
         for is_second in (False, True):  # if a process seems to be hidden: it may just have ended
-            _, before = find_children(self.supervisord_pid)
-            known = self.server.processes()
-            processes, after = find_children(self.supervisord_pid)
+            before, known = self.children, self.server.processes()
+            self.processes, self.children = find_children(self.supervisord_pid)
             missing = {process.namespec: process.run for process in known
                        if process.state == ProcessStates.RUNNING
-                       and (process.pid not in after or processes.rss(process.pid) is None)}
+                       and (process.pid not in self.children
+                            or self.processes.rss(process.pid) is None)}
             # What has ended does not show with the same pid again; what ends now is missing anew.
             hidden = dict(missing.items() & hidden.items()) if is_second else missing
             if not hidden:
                 break
         # supervisord's variables in the environment do not tell: a shell may have removed them.
-        self.itself = self.itself or {pid for pid in after if os.getpid() in tree(processes, pid)}
+        self.itself = self.itself or {
+            pid for pid in self.children if os.getpid() in tree(self.processes, pid)}
         own_groups = {process.group for process in known if process.pid in self.itself}
         others = [process for process in known if process.group not in own_groups]
         is_young = now - self.began < ORPHAN_PATIENCE_SECS
@@ -2400,10 +2399,9 @@ class Monitor:
                 log.warning('%s', explain_unmatched(limit, others))
         if news:
             log.warning('cannot measure %s: %s', ', '.join(news), HIDDEN)
-        self.named = before & after
+        self.named = before & self.children
         self.running = [history for history in self.histories.values()
                         if history.process.pid in self.named]
-        return processes, after
 
     def find_pools(self) -> None:
         """Find out which processes are restarted one at a time."""
@@ -2771,11 +2769,10 @@ class Listener:
         After half of the time that the growth would take, if it goes on.
         """
         self.look_at = math.inf
-        if not self.interval or self.monitor.needs_ps or self.options.dry_run:
+        if not self.interval or self.options.dry_run or self.monitor.processes is not PROC_FILES:
             return
         left = self.last_tick + self.interval - now
         least = max(LOOK_SECS, LOOK_SHARE * cpu_secs)
-        has_before = 'before' in dict(self.options.on)
         plans: list[tuple[float, float]] = []  # when something may be due, and when to look
         for history in (*self.monitor.running, self.monitor.total):
             for too_low in history.too_low.values():
@@ -2784,17 +2781,16 @@ class Listener:
                     plans.append((secs, max(least, secs)))
             # No restart is due below the soft size: most do not come that far.
             if history.rate > 0 and history.reading and history.reading.room < history.rate * left:
-                waits = has_before and 'postponed' in history.said
+                waits = 'postponed' in history.said and 'before' in dict(self.options.on)
                 size = next_size(history.reading, history, self.options, now, waits)
                 secs = (size - (history.reading.memory or 0)) / history.rate
                 shortest = least / 2 if history is self.monitor.total else least
                 plans.append((secs, max(shortest, secs / 2)))
-        total, rate = self.monitor.total.reading, self.monitor.total.rate
-        if total and rate > 0 and (
-                total.level == HARD or total.level and not self.options.patience) and any(
+        history, total = self.monitor.total, self.monitor.total.reading
+        if total and history.rate > 0 and DUE == judge(total, history, self.options, now) and any(
                 other.part and judge(other.part, other, self.options, now, total) == TOO_LOW
                 for other in self.monitor.running):
-            secs = 1.5 * TOTAL_GROWTH * total.soft / rate  # until growth tells the cause
+            secs = 1.5 * TOTAL_GROWTH * total.soft / history.rate  # until growth tells the cause
             plans.append((secs, max(least / 2, secs)))
         if total and total.level == HARD and self.workers.jobs():
             plans.append((0, least))  # a stop under way is waited for for ten seconds at most
@@ -3020,7 +3016,6 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     log.disabled = True  # what there is to say is in the lines
     try:
         monitor.look(time.monotonic())
-        processes, _ = find_children(monitor.supervisord_pid)
     except (Fault, SupervisordError, MeasureError, OSError) as error:
         raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
     readings = [history.reading or history.blank._replace(at=history.process.now)
@@ -3036,11 +3031,12 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     if monitor.hidden:
         lines.append(one_line(f'cannot measure {", ".join(monitor.hidden)}: {HIDDEN}'))
     measured = [reading for reading in others if reading.memory]
-    lines += filter(None, (explain_tree(processes, reading, options) for reading in measured))
+    lines += filter(None, (explain_tree(monitor.processes, reading, options)
+                           for reading in measured))
     if file:
         lines.append(f'supervisord: {show_url(server.url)}, from {file}')
     if not options.all_limits:
-        lines += propose_limits(processes, measured, options)
+        lines += propose_limits(monitor.processes, measured, options)
     total = monitor.total.reading
     if total:
         lines.append(f'total: {describe_use_of_limit(total)}, {total.share or 0:.0%}')

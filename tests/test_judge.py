@@ -510,10 +510,11 @@ class World:
                 made.note(self.measure(made, made.blank.limit), now)
         if total:
             parts = {made.process.pid: self.measure(made, total) for made in monitor.running}
+            monitor.children = frozenset(parts)
             monkey = pytest.MonkeyPatch()
             with monkey.context() as patch:
                 patch.setattr(memmon, 'take_reading', lambda _, of, *rest: parts[of.process.pid])
-                monitor.look_at_total(memmon.PROC_FILES, parts, total, now, math.inf)
+                monitor.look_at_total(total, now, math.inf)
 
     def look_and_restart(self, is_tick: bool) -> None:
         self.listener.look_at = math.inf
@@ -885,13 +886,14 @@ def test_hint_on_descendants_comes_once_for_all_runs(caplog: pytest.LogCaptureFi
     said = []
     made.blank = reading(MB)
     for processes in (small, large, large):
-        monitor.look_for_wrapper(processes, made)
+        monitor.processes = processes
+        monitor.look_for_wrapper(made)
         said.append(len(caplog.records))
     made.show(process(start=2000))
-    monitor.look_for_wrapper(large, made)
+    monitor.look_for_wrapper(made)
     other = History(process('other'))
     other.blank = reading(MB, '')  # it has no limit
-    monitor.look_for_wrapper(large, other)
+    monitor.look_for_wrapper(other)
     assert said + [len(caplog.records)] == [0, 1, 1, 1]
     assert caplog.records[0].getMessage().startswith(
         'web:web uses 1MB, and its descendants use 100MB: add -c to count them as well; ')
