@@ -2336,9 +2336,8 @@ class Monitor:
             if history:
                 total.rate += max(0.0, growth(history.part, reading, secs))
                 if not whole.level:
-                    history.total_base, history.total_said = None, {}
-                else:
-                    history.total_base = history.total_base or history.part or reading
+                    history.total_base, history.total_said = reading, {}
+                history.total_base = history.total_base or reading
                 history.part = reading
 
     def look_for_wrapper(self, history: History) -> None:
@@ -2498,8 +2497,7 @@ class Listener:
     def __init__(self, options: Options, server: Server) -> None:
         self.options = options
         self.monitor = Monitor(options, server)
-        self.said = self.monitor.said
-        self.workers = Workers(self.said)
+        self.workers = Workers(self.monitor.said)
         self.tick_secs = 0.0                  # that the last tick took, with its metrics
         self.blind_ticks = 0                  # in a row
         self.interval = 0                     # seconds between two ticks; 0: none has come
@@ -2521,8 +2519,8 @@ class Listener:
                 self.last_tick = time.monotonic()
                 self.look(is_tick=True)
             else:
-                say_once(self.said, 'no TICK', logging.WARNING, f'{one_line(event)} is not a TICK '
-                         'event; memmon acts on TICK events only, such as events=TICK_60')
+                say_once(self.monitor.said, 'no TICK', logging.WARNING, f'{one_line(event)} is not '
+                         'a TICK event; memmon acts on TICK events only, such as events=TICK_60')
             childutils.listener.ok(stdout)
 
     def site(self) -> Site:
@@ -2668,12 +2666,10 @@ class Listener:
         total = self.without_stopping(whole, now)
         if not total or judge(total, history, options, now) == BRIEF:
             return None
-        excess = -total.room
         candidates = [(other, other.part) for other in self.monitor.running
-                      if other.part and (other.part.memory or 0) >= excess
+                      if other.part and (other.part.memory or 0) >= -total.room
                       and is_watched(other, options)]
-        candidates.sort(key=lambda pair: ('postponed' in pair[0].total_said,
-                                          -(pair[1].memory or 0)))
+        candidates.sort(key=lambda pair: ('postponed' in pair[0].total_said, pair[1].room))
         for other, part in candidates:
             verdict = judge(part, other, options, now, total)
             if self.conclude(other, part, total, verdict, is_tick, now):
