@@ -2237,8 +2237,8 @@ class Monitor:
 
     def __init__(self, options: Options, server: Server) -> None:
         self.options = options
-        self.server = server
-        self.supervisord_pid = 0                   # 0: not known yet
+        # Where workers work; supervisord's pid is 0 before the first look.
+        self.site = Site(options, server, 0, os.getpid(), time.monotonic())
         self.itself: set[int] = set()              # the pids of memmon and of what started it
         self.processes: Processes = PROC_FILES     # of this machine, as of the last look
         self.children: frozenset[int] = frozenset()  # of supervisord, as are the next
@@ -2248,7 +2248,6 @@ class Monitor:
         self.unmatched: list[Limit] = []           # the limits that match no process
         self.total = History(ALL)
         self.machine = 0                           # bytes; what percentages refer to
-        self.began = time.monotonic()
         self.said: set[str] = set()                # of no single process; see History for those
         self.looks = 0                             # between ticks
         self.uses_percent = any(limit.soft.percent or limit.hard.percent
@@ -2269,8 +2268,9 @@ class Monitor:
         supervisord is asked only if its children are not those of the last look. Raises
         MeasureError, Fault, SupervisordError.
         """
-        self.supervisord_pid = self.supervisord_pid or self.server.pid()
-        self.processes, self.children = find_children(self.supervisord_pid)
+        if not self.site.supervisord_pid:
+            self.site = self.site._replace(supervisord_pid=self.site.server.pid())
+        self.processes, self.children = find_children(self.site.supervisord_pid)
         is_resized = self.uses_percent and read_machine_memory() != self.machine  # the container
         if self.children != self.named or is_resized or any(
                 history.lost or history.is_hidden for history in self.histories.values()):
@@ -2358,8 +2358,8 @@ class Monitor:
         """
         hidden: dict[str, tuple[int, int]] = {}
         for is_second in (False, True):  # if a process seems to be hidden: it may just have ended
-            before, known = self.children, self.server.processes()
-            self.processes, self.children = find_children(self.supervisord_pid)
+            before, known = self.children, self.site.server.processes()
+            self.processes, self.children = find_children(self.site.supervisord_pid)
             missing = {process.namespec: process.run for process in known
                        if process.state == ProcessStates.RUNNING
                        and (process.pid not in self.children
@@ -2373,7 +2373,7 @@ class Monitor:
             pid for pid in self.children if os.getpid() in tree(self.processes, pid)}
         own_groups = {process.group for process in known if process.pid in self.itself}
         others = [process for process in known if process.group not in own_groups]
-        is_young = now - self.began < ORPHAN_PATIENCE_SECS
+        is_young = now - self.site.began < ORPHAN_PATIENCE_SECS
         self.machine = read_machine_memory() if self.uses_percent else 0
         old, self.histories = self.histories, {}
         news: list[str] = []
@@ -2407,7 +2407,7 @@ class Monitor:
         groups = collections.Counter(history.process.group for history in self.histories.values())
         # To ask for the commands takes time, and only names that differ by a number need them.
         stems = {re.sub(r'[-_.]?[0-9]+$', '', group) for group in groups}
-        configs = self.server.configs() if len(stems) < len(groups) else {}
+        configs = self.site.server.configs() if len(stems) < len(groups) else {}
         for namespec, history in self.histories.items():
             is_alone = groups[history.process.group] == 1
             command = str(configs.get(namespec, {}).get('command', ''))
@@ -2523,15 +2523,10 @@ class Listener:
                          'a TICK event; memmon acts on TICK events only, such as events=TICK_60')
             childutils.listener.ok(stdout)
 
-    def site(self) -> Site:
-        """Return where the workers work."""
-        return Site(self.options, self.monitor.server, self.monitor.supervisord_pid, os.getpid(),
-                    self.monitor.began)
-
     def wait(self, stdin: int) -> None:
         """Take in what the workers write, and look when that is due, until there is an event."""
         while True:
-            if done_here := self.workers.start_some(self.site()):
+            if done_here := self.workers.start_some(self.monitor.site):
                 self.take(done_here)
             pipes = [worker.pipe for worker in self.workers.workers]
             ready = wait_readable([stdin, *pipes], self.secs_to_wait())
@@ -2799,7 +2794,7 @@ class Listener:
             self.take(self.workers.collect(ready))
         self.workers.queue = [jobs for jobs in self.workers.queue if jobs[0].has_begun]
         while self.workers.queue:
-            self.take(self.workers.start_some(self.site()))
+            self.take(self.workers.start_some(self.monitor.site))
         left = self.workers.deliveries
         if left and not self.workers.start([left], [], deliver, *left):
             deliver(*left)
@@ -2809,8 +2804,7 @@ def warn_of_missing_mailer(command: str) -> None:
     """Log it if the program that sends mail is not there: Debian comes without any."""
     match = re.match(r'\s*([\w./+-]+)(\s|$)', command)
     with contextlib.suppress(OSError, CommandError):
-        if match and not run(['sh', '-c', 'command -v "$1" || echo', 'sh', match.group(1)],
-                             PS_TIMEOUT_SECS).strip():
+        if match and not run(f'command -v {match.group(1)} || echo', PS_TIMEOUT_SECS).strip():
             log.warning('no mail can be sent: there is no %s; install it, or name another command '
                         'with -s', match.group(1))
 
