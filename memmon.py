@@ -2578,13 +2578,12 @@ class Listener:
     def judge_all(self, is_tick: bool, now: float) -> list[Job]:
         """Report what follows from all readings; return what is to be restarted."""
         self.find_blocked(now)
-        is_verbose = log.isEnabledFor(logging.DEBUG)
         due = []
         for history in self.monitor.running:
             reading = history.reading
             if not reading:
                 continue
-            if is_verbose:
+            if log.isEnabledFor(logging.DEBUG):
                 log.debug('%s: %s', reading.process.namespec, describe_use_of_limit(reading))
             verdict = judge(reading, history, self.options, now)
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
@@ -2643,12 +2642,12 @@ class Listener:
             history.too_low.setdefault(reading.level, TooLow(now, reading.memory or 0))
         if event and event not in said:
             said[event] = now
-            self.report(Report(event, explain_verdict(event, history, reading, total, self.options,
-                                                      now),
-                               reading, total, course=history.course.draw(reading.room)))
+            text = explain_verdict(event, history, reading, total, self.options, now)
+            course = history.course.draw(reading.room)
+            self.report(Report(event, text, reading, total, course=course))
+        refused = REFUSED + (total or reading).level
         return verdict == DUE and not self.options.dry_run and (
-            is_tick or REFUSED + (total or reading).level not in {*history.said,
-                                                                  *history.total_said})
+            is_tick or refused not in {*history.said, *history.total_said})
 
     def judge_total(self, whole: Reading, due: Sequence[Job], is_tick: bool, now: float
                     ) -> Job | None:
@@ -2729,8 +2728,8 @@ class Listener:
             level = (job.total or job.reading).level
             if report.event == 'restarted':
                 _, secs = self.options.restarts or (0, 0)
-                history.restarts = [*history.restarts_within(max(HOUR, secs), now),
-                                    Restart(now, level, job.total is not None)]
+                kept = history.restarts_within(max(HOUR, secs), now)
+                history.restarts = [*kept, Restart(now, level, job.total is not None)]
                 history.restarts_total += 1
                 history.lost = None
             elif report.event in LOST_EVENTS:
