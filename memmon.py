@@ -2718,7 +2718,8 @@ class Listener:
     def take(self, steps: Sequence[Step]) -> None:
         """Remember what became of restarts, report it, and look in a second."""
         now = time.monotonic()
-        if self.interval:  # what had to wait for a pool, or for the total, may go on
+        # What had to wait for a pool, or for the total, may go on; but not where ticks have ended.
+        if now <= self.last_tick + 2 * self.interval:
             self.look_at = min(self.look_at, now + LOOK_SECS)
         for job, report in steps:
             if report.event == UNDER_WAY:
