@@ -2819,7 +2819,8 @@ def listen(options: Options, server: Server) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it hides how commands end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # but see to what has been stopped
     listener = Listener(options, server)
-    # As supervisord writes: UTF-8 in any locale, and a newline alone ends a line.
+    # As supervisord writes: UTF-8 in any locale, and a newline alone ends a line. The pipe is
+    # broken when it has ended.
     try:
         with contextlib.suppress(BrokenPipeError), \
                 open(0, encoding='utf-8', errors='replace', newline='\n', closefd=False) as stdin, \
