@@ -2504,6 +2504,7 @@ class Listener:
         self.last_tick = time.monotonic()
         self.look_at = math.inf               # when to look before the next tick
         self.no_event = list(NO_EVENT)        # what is left to be said of that
+        self.has_blocked = False              # some pool was blocked at the last look
 
     def serve(self, stdin: TextIO, stdout: TextIO) -> None:
         """Answer supervisord's events until it closes stdin. Raises HeaderError, OSError."""
@@ -2578,12 +2579,13 @@ class Listener:
     def judge_all(self, is_tick: bool, now: float) -> list[Job]:
         """Report what follows from all readings; return what is to be restarted."""
         self.find_blocked(now)
+        is_verbose = log.isEnabledFor(logging.DEBUG)
         due = []
         for history in self.monitor.running:
             reading = history.reading
             if not reading:
                 continue
-            if log.isEnabledFor(logging.DEBUG):
+            if is_verbose:
                 log.debug('%s: %s', reading.process.namespec, describe_use_of_limit(reading))
             verdict = judge(reading, history, self.options, now)
             if verdict != WITHIN and self.conclude(history, reading, None, verdict, is_tick, now):
@@ -2609,8 +2611,10 @@ class Listener:
         lost = [history for history in histories if history.lost]
         busy = {job.history.pool for job in self.workers.jobs()}
         pools = {history.pool for history in lost} | busy
-        for history in histories:
-            history.is_blocked = history.pool in pools
+        if pools or self.has_blocked:
+            for history in histories:
+                history.is_blocked = history.pool in pools
+        self.has_blocked = bool(pools)
         for history in lost:
             process, known = history.process, history.lost
             if not known or known.until < math.inf or now - known.said_at < DAY:
@@ -2670,7 +2674,7 @@ class Listener:
                 return Job(other, part, total, self.siblings(other))
             if verdict == DUE and options.dry_run:
                 return None
-            if verdict == TOO_LOW and now - (history.over_since or 0) < LOOK_SECS:
+            if verdict == TOO_LOW and now - history.over_since < LOOK_SECS:
                 return None  # looks may be too close for growth to show: the next one tells
         if is_tick and 'total too low' not in history.said and not (due or self.workers.jobs()):
             history.said['total too low'] = now
@@ -2718,8 +2722,9 @@ class Listener:
     def take(self, steps: Sequence[Step]) -> None:
         """Remember what became of restarts, report it, and look in a second."""
         now = time.monotonic()
-        # What had to wait for a pool, or for the total, may go on; but not where ticks have ended.
-        if now <= self.last_tick + 2 * self.interval:
+        # What had to wait for a pool, or for the total, may go on; but not where ticks have ended,
+        # and not where each look is a ps.
+        if now <= self.last_tick + 2 * self.interval and self.monitor.processes is PROC_FILES:
             self.look_at = min(self.look_at, now + LOOK_SECS)
         for job, report in steps:
             if report.event == UNDER_WAY:
@@ -2766,7 +2771,7 @@ class Listener:
         least = max(LOOK_SECS, LOOK_SHARE * cpu_secs)
         plans: list[tuple[float, float]] = []  # when something may be due, and when to look
         for history in (*self.monitor.running, self.monitor.total):
-            for too_low in history.too_low.values():
+            for too_low in history.too_low.values() if history.too_low else ():
                 secs = too_low.since + PEAK_SECS - now  # its peak is taken for a minute
                 if history.seen_at < too_low.since + PEAK_SECS:
                     plans.append((secs, max(least, secs)))

@@ -243,7 +243,7 @@ def test_next_size(mb: float, args: str, fields: Dict[str, Any], waits: bool, si
 
 def test_what_was_never_read_is_no_reason_to_look() -> None:
     listener = memmon.Listener(options(), Server('unix:///none'))
-    listener.interval, listener.monitor.limited = 60, [history(rate=9.0 * MB)]
+    listener.interval, listener.monitor.running = 60, [history(rate=9.0 * MB)]
     listener.plan_look(listener.last_tick, 0)
     assert listener.look_at == math.inf
 
