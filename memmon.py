@@ -1601,10 +1601,14 @@ UP_SECS = 1                  # how long a process must run to be up
 FIRST_UP_SECS = 10           # likewise the first of a pool: a broken one may run for some seconds
 START_TRIES = 3              # before a failure to start is reported; memmon keeps trying
 BACKOFF_SECS = 60            # supervisord's three retries take six, and what the starts take
-START_PAUSES = (0, 1, 2, 4, 8, 16, 32)  # seconds before each try; then a minute before each
-FATAL_PAUSES = (10, 50, 120, 420)       # likewise after supervisord has given up; then memmon does
 ORPHAN_PATIENCE_SECS = 600   # how long a worker goes on trying when memmon has gone
 LISTENER_PATIENCE_SECS = 10  # how long supervisord's events may wait for a restart
+
+# What is to be done next for a process that memmon has stopped.
+WAIT, START, COMING, UP, DOWN, NOTHING = 'wait', 'start', 'coming', 'up', 'down', 'nothing'
+# The seconds from the stop, or from the last try, to each try to start it.
+PAUSES = {START: (0, 1, 2, 4, 8, 16, 32, 60),  # and so on
+          DOWN: (10, 50, 120, 420)}            # then memmon gives up, as supervisord has
 
 
 class Site(NamedTuple):
@@ -1663,12 +1667,10 @@ class Job:
         self.is_reported = False                # that its start fails
         self.is_done = False
         self.stopped: Process | None = None     # the run that was stopped, or that failed since
-        self.began = math.inf                   # to wait for its end, by the monotonic clock
+        self.since = math.inf                   # the stop or the last try, by the monotonic clock
         self.reached = -math.inf                # when supervisord answered last
         self.is_slow = False                    # its stop, as the log says
-        self.down_since: float | None = None    # or since its last start
-        self.pauses = {START: list(START_PAUSES), DOWN: list(FATAL_PAUSES)}
-        self.start_at: float | None = None
+        self.tries = {START: 0, DOWN: 0}
         self.tried = 0                          # when that was last, by supervisord's clock
         self.failures = 0                       # refused starts, and runs that did not last
         self.why = 'it does not stay up'
@@ -1815,24 +1817,14 @@ class Job:
 
         One loop: look what supervisord shows, and do the next step.
         """
-        resumed, orphaned = time.monotonic(), math.inf
-        self.began = min(self.began, resumed)
+        resumed = attended = time.monotonic()
+        self.since = min(self.since, resumed)
         while True:
             now = time.monotonic()
-            age = now - self.began
             try:
                 seen = self.site.server.process(self.old.namespec)
                 self.reached = now
-                step, text = next_step(seen, self.old, self.stopped,
-                                       self.config.get('exitcodes', [0]))
-                if step != WAIT:
-                    self.take_step(step, text, seen, now)
-                elif text and age >= RPC_TIMEOUT_SECS:
-                    raise Done('not restarted', text, seen.pid)
-                elif not text and age >= SLOW_STOP_SECS and not self.is_slow:
-                    self.is_slow = True
-                    log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its '
-                                'section', self.old.namespec, SLOW_STOP_SECS)
+                self.take_step(seen, now)
             except ShuttingDown:
                 raise
             except Fault as fault:
@@ -1843,55 +1835,59 @@ class Job:
                 if not is_alive(self.site.supervisord_pid):
                     raise Done('not restarted', 'supervisord has ended', 0) from None
                 self.why = reason_of(error)
-                if now - max(self.began, self.reached) >= BACKOFF_SECS:
+                if now - max(self.since, self.reached) >= BACKOFF_SECS:
                     self.failures = START_TRIES
             if self.failures >= START_TRIES and not self.is_reported:
                 self.is_reported = True
                 yield self.report('failed to start', f'{self.why}; memmon keeps trying' + (
                     '; until it is up, no other process of its pool is touched'
                     if self.siblings else ''), 0)
-            orphaned = min(orphaned, now) if self.site.has_gone() else math.inf
-            if now - orphaned >= ORPHAN_PATIENCE_SECS:
+            if not self.site.has_gone():
+                attended = now
+            elif now - attended >= ORPHAN_PATIENCE_SECS:
                 raise Done('gave up starting', self.why, 0)
             if self.site.in_listener and now - resumed >= LISTENER_PATIENCE_SECS:
                 return
+            age = now - self.since
             time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
 
-    def take_step(self, step: str, text: str, seen: Process, now: float) -> None:
-        """Do the next step for a process that is down, or on its way up. Raises Done."""
-        if self.down_since is None:
-            self.down_since = now
-            self.end_descendants(seen)
-        if step == NOTHING:
+    def take_step(self, seen: Process, now: float) -> None:
+        """Do the next step for a process as supervisord shows it. Raises Done."""
+        step, text = next_step(seen, None if self.tried else self.old.start, self.stopped,
+                               self.config.get('exitcodes', [0]))
+        age = now - self.since
+        if step == NOTHING or step == WAIT and text and age >= RPC_TIMEOUT_SECS:
             raise Done('not restarted', text, seen.pid)
-        if step == UP or self.is_up(seen, now):
+        if step == UP or step == COMING and not text and self.is_up(seen, now):
             raise Done('restarted', self.describe_new(seen), seen.pid)
+        if step == WAIT:
+            if not text and age >= SLOW_STOP_SECS and not self.is_slow:
+                self.is_slow = True
+                log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its '
+                            'section', self.old.namespec, SLOW_STOP_SECS)
+            return
         self.why = text or self.why
-        if step == DOWN or text and now - self.down_since >= BACKOFF_SECS:
+        if step == DOWN or text and age >= BACKOFF_SECS:
             self.failures = START_TRIES
         if step == COMING:
-            if text and now - self.down_since >= ORPHAN_PATIENCE_SECS:
+            if text and age >= ORPHAN_PATIENCE_SECS:
                 raise Done('gave up starting', text, 0)
             return
-        if self.start_at is None:
-            left = self.pauses[step]
-            self.start_at = now + (left.pop(0) if left else 60 if step == START else math.inf)
-        if self.start_at == math.inf or step == DOWN and self.site.has_gone():
+        pauses, tries = PAUSES[step], self.tries[step]
+        if step == DOWN and (tries == len(pauses) or self.site.has_gone()):
             self.tried = seen.now  # a later start is none of supervisord's tries
-            raise Done('gave up starting', self.why, 0)
-        if now >= self.start_at:
-            self.start_at, self.down_since = None, now
-            self.tried, self.stopped = seen.now, seen
-            if seen.now <= self.old.start:  # the new run may start in the same second as the old
-                self.old = self.old._replace(start=-1)
+            raise Done('gave up starting', text, 0)
+        if age >= pauses[min(tries, len(pauses) - 1)]:
+            if not self.tried:
+                self.end_descendants(seen)
+            self.tries[step] += 1
+            self.since, self.tried, self.stopped = now, seen.now, seen
             self.site.server.start(self.old.namespec)
 
     def is_up(self, seen: Process, now: float) -> bool:
         """Tell whether a new run has been RUNNING for long enough."""
-        if seen.state not in UP_STATES or seen.run == self.old.run:
-            return False
         if seen.run != self.run:
-            self.failures += self.run != self.reading.process.run
+            self.failures += self.run != self.old.run
             self.run, self.run_since = seen.run, now
         # A process without memory has ended, though supervisord does not know it yet.
         return (seen.state == ProcessStates.RUNNING and now - self.run_since >= self.up_secs
@@ -1982,26 +1978,23 @@ def is_moving(seen: Process, is_young: bool) -> bool:
     return seen.state in (ProcessStates.STARTING, ProcessStates.STOPPING)
 
 
-# What is to be done next for a process that memmon has stopped.
-WAIT, START, COMING, UP, DOWN, NOTHING = 'wait', 'start', 'coming', 'up', 'down', 'nothing'
-
-
-def next_step(seen: Process, process: Process, stopped: Process | None,
+def next_step(seen: Process, start: int | None, stopped: Process | None,
               exitcodes: Sequence[int]) -> tuple[str, str]:
     """Return what to do about a process as supervisord shows it, and why.
 
-    process: the run that was to be stopped. stopped: the run that was; None if that is not known,
+    start: of the run that was to be stopped; None once memmon has tried to start another, which
+    may have been in the same second. stopped: the run that was stopped; None if that is not known,
     and any stopped run is started.
     """
     states = ProcessStates
     if seen.state == states.STOPPING:
         return WAIT, ''
-    if seen.start == 0 and process.start:
+    if seen.start == 0:
         return NOTHING, 'supervisord has been reloaded'
     if seen.state == states.STOPPED:
         return (START, '') if not stopped or stopped.start == seen.start else (
             NOTHING, 'someone else has stopped it')
-    if seen.start == process.start:
+    if seen.start == start:
         return (WAIT, 'the request to stop it was lost') if seen.state in UP_STATES else (
             NOTHING, 'it has ended by itself')
     if seen.state == states.EXITED and seen.exitstatus in exitcodes:

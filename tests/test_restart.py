@@ -206,7 +206,7 @@ def test_program_whose_command_is_missing_comes_back_without_a_tick(
     supervisord = start_supervisord(section('gone', command=str(command)))
     old, = supervisord.wait_big('gone')
     listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args,
-                              constants={'START_PAUSES': [0] + [1] * 99})
+                              constants={'PAUSES': {'start': [0, 1], 'down': [10]}})
     command.rename(tmp_path / 'away')
     listener.send()
     listener.wait_log('ERROR memmon: failed to start gone:gone: ')
@@ -228,7 +228,7 @@ def test_program_that_is_fatal_after_the_stop_is_tried_again(
     old, = supervisord.wait_big('broken')
     (tmp_path / 'broken').touch()
     listener = start_listener(supervisord, '-a', LIMIT, *mailbox.args,
-                              constants={'FATAL_PAUSES': [2] * 9})
+                              constants={'PAUSES': {'start': [0, 1], 'down': [2] * 9}})
     listener.send()
     listener.wait_log('ERROR memmon: failed to start broken:broken: ')
     assert '; it is FATAL: Exited too quickly' in listener.log()
@@ -632,7 +632,7 @@ def seen(state: str, **fields: Any) -> memmon.Process:
 ])
 def test_next_step_for_a_stopped_process(
         process: memmon.Process, stopped: memmon.Process | None, step: str) -> None:
-    assert memmon.next_step(process, OLD, stopped, [0, 2])[0] == step
+    assert memmon.next_step(process, OLD.start, stopped, [0, 2])[0] == step
 
 
 @pytest.mark.parametrize('process, moves', [
@@ -957,7 +957,7 @@ def test_last_try_is_waited_for_and_tries_of_supervisord_are_none_of_an_operator
     now = [0.0]
     monkeypatch.setattr(memmon, 'time', SimpleNamespace(
         monotonic=lambda: now[0], sleep=lambda secs: now.append(now.pop() + secs)))
-    monkeypatch.setattr(memmon, 'FATAL_PAUSES', (memmon.ORPHAN_PATIENCE_SECS + 60,))
+    monkeypatch.setitem(memmon.PAUSES, memmon.DOWN, (memmon.ORPHAN_PATIENCE_SECS + 60,))
     server: Any = FailsAgain(seen('FATAL', start=1107))
     site = memmon.Site(memmon.parse_args(['-a', '1MB']), server, os.getpid(), os.getppid(), 0)
     work = job('web:web', stop_requested=True)
