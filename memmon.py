@@ -1657,8 +1657,6 @@ class Job:
         self.up_secs = FIRST_UP_SECS if siblings else UP_SECS  # how long it must run to be up
         self.course = history.course.draw(reading.room)
         self.old = reading.process              # the run that is to be stopped
-        # Bytes, without what was being stopped when this process was chosen.
-        self.total_memory = total.memory or 0 if total else 0
         self.descendants: dict[int, Stat] = {}  # at the last measurement
         self.deaths = 0                         # of the workers that have tried
         self.befores = 0                        # commands of -o before that have ended
@@ -1691,7 +1689,10 @@ class Job:
         try:
             time.sleep(min(self.deaths, 10))  # what ended the worker may end the next one
             if not self.stop_requested:
-                yield from self.prepare()
+                self.look_again()
+                if 'before' in dict(site.options.on) and not site.in_listener:
+                    yield from self.run_before()
+                    self.look_again()
                 self.stop_requested = True
                 yield self.report(UNDER_WAY)
                 self.stop()
@@ -1699,14 +1700,15 @@ class Job:
             yield from self.bring_back()
         except Done as done:
             yield self.last_report(*done.args)
-        except ShuttingDown as error:
-            yield self.last_report('not restarted', str(error))
+        except (Fault, SupervisordError, MeasureError, OSError) as error:
+            # Before the stop; later, supervisord is shutting down: nothing is owed.
+            yield self.last_report('not restarted', reason_of(error))
 
     def report(self, event: str, text: str = '', pid: int | None = None, command: str = ''
                ) -> Report:
         """Return a report on how far it has come."""
-        return Report(event, f'{describe_cause(self.reading, self.total)}; {text}', self.reading,
-                      self.total, pid, self.course, command)
+        line = describe_cause(self.reading, self.total) + f'; {text}' * bool(text)
+        return Report(event, line, self.reading, self.total, pid, self.course, command)
 
     def last_report(self, event: str, text: str, pid: int | None = None) -> Report:
         """Return the report after which it is done, with the commands that follow `before`."""
@@ -1721,18 +1723,6 @@ class Job:
         return self.report(event, text, pid, command)
 
     # Before the stop.
-
-    def prepare(self) -> Iterator[Report]:
-        """Wait for the pool, run `before`, and look again. Raises Done if no restart is due."""
-        try:
-            self.await_siblings()
-            self.look_again()
-            if not self.site.in_listener and 'before' in dict(self.site.options.on):
-                yield from self.run_before()
-                self.await_siblings()
-                self.look_again()
-        except (Fault, SupervisordError, MeasureError, OSError) as error:
-            raise Done('not restarted', reason_of(error)) from None
 
     def await_siblings(self) -> None:
         """Wait until no other member of the pool is on its way down or up. Raises Done."""
@@ -1750,8 +1740,9 @@ class Job:
             time.sleep(1)
 
     def look_again(self) -> None:
-        """Measure once more. Raises Done unless a restart is still due."""
-        total, options = self.total, self.site.options
+        """Wait for the pool, and measure once more. Raises Done unless a restart is still due."""
+        self.await_siblings()
+        total = self.total
         seen = self.site.server.process(self.old.namespec)
         processes, children = find_children(self.site.supervisord_pid)
         if seen.run != self.old.run or seen.state not in UP_STATES or seen.pid not in children:
@@ -1759,13 +1750,14 @@ class Job:
                        + f' as pid {seen.pid}' * bool(seen.pid))
         reading = take_reading(processes, self.reading._replace(process=seen), True)
         if total:
-            total = add_up(total, [
+            whole = add_up(total, [
                 take_reading(processes, total._replace(process=ALL._replace(pid=pid)), True)
                 for pid in children])
+            # As chosen, without what was being stopped then, which may not have ended yet.
+            total = whole._replace(memory=min(total.memory or 0, whole.memory or 0))
         self.history.is_blocked = False  # its pool is busy with this very job
-        verdict = judge(reading, self.history, options, time.monotonic(), total)
-        excess = min(self.total_memory, total.memory or 0) - total.soft if total else 0
-        if verdict != DUE or (reading.memory or 0) < excess:
+        verdict = judge(reading, self.history, self.site.options, time.monotonic(), total)
+        if verdict != DUE or total and total.room + (reading.memory or 0) < 0:
             now = f'total {describe_use(total)}, ' if total else ''
             raise Done('not restarted', f'it is now {now}{describe_use(reading)}')
         if self.site.has_gone():  # asked last: the calls above may have taken seconds
@@ -1779,11 +1771,10 @@ class Job:
 
         After that no other is run. Over the hard size none is asked.
         """
-        reading, total = self.reading, self.total
-        report = Report(DUE, describe_cause(reading, total), reading, total)
-        for delivery in commands(self.site.options, 'before', report)[self.befores:]:
+        level = (self.total or self.reading).level
+        for delivery in commands(self.site.options, 'before', self.report(DUE))[self.befores:]:
             status = deliver(delivery)
-            if status == os.EX_TEMPFAIL and (total or reading).level != HARD:
+            if status == os.EX_TEMPFAIL and level != HARD:
                 raise Done('postponed', 'a before command asked to wait')
             self.befores += 1
             self.was_run = self.was_run or status == 0
