@@ -2095,18 +2095,6 @@ class Worker:
         """Whether it has reported a failure, and goes on trying."""
         return any(job.is_reported and not job.is_done for job in self.jobs)
 
-    def read(self) -> list[Step] | None:
-        """Return what the worker has written; None when it has ended."""
-        data = os.read(self.pipe, 65536)
-        *lines, self.unread = (self.unread + data).split(b'\n')
-        steps: list[Step] = []
-        for line in lines:
-            number, job, report = pickle.loads(binascii.a2b_base64(line))
-            job.history = self.jobs[number].history  # the worker has a copy
-            self.jobs[number] = job
-            steps.append((job, report))
-        return steps if data else None
-
 
 class Workers:
     """What is being restarted and delivered, and what waits for it."""
@@ -2134,7 +2122,7 @@ class Workers:
         self.deliveries.sort(key=lambda delivery: not delivery.text)
         while self.deliveries and sum(not worker.jobs for worker in self.workers) < (
                 MAX_MAILS if self.deliveries[0].text else MAX_COMMANDS) and (
-                self.start(self.deliveries, [], deliver, self.deliveries[0])):
+                self.start(self.deliveries, deliver)):
             pass
         while self.queue:
             young = [worker for worker in self.workers if worker.jobs and not worker.is_failing
@@ -2142,22 +2130,22 @@ class Workers:
             if not self.queue[0][0].has_begun and (
                     len(young) >= MAX_YOUNG_WORKERS or len(self.workers) >= MAX_WORKERS):
                 break
-            if not self.start(self.queue, self.queue[0], work_on_pool, self.queue[0], site):
+            if not self.start(self.queue, work_on_pool, site):
                 return self.restart_here(site._replace(in_listener=True))
         return []
 
     @sigterm_held()
-    def start(self, queue: list[Any], jobs: Sequence[Job], work: Callable[..., object], *args: Any
-              ) -> bool:
+    def start(self, queue: list[Any], work: Callable[..., object], *args: Any) -> bool:
         """Fork a process for the first of a queue, and take it off; tell whether it was possible.
 
         Its end shows at the reader of the pipe; work on jobs is given the writer.
         """
+        jobs = queue[0] if queue is self.queue else []
         pipes: tuple[int, ...] = ()
         try:
             reader, writer = pipes = os.pipe()
             readers = [reader, *(worker.pipe for worker in self.workers)]
-            pid = fork(readers, work, *args, *([writer] if jobs else []))
+            pid = fork(readers, work, queue[0], *args, *([writer] if jobs else []))
         except OSError as error:
             say_once(self.said, 'cannot fork', logging.WARNING, f'cannot fork ({one_line(error)}): '
                      'memmon restarts one process at a time by itself')
@@ -2186,9 +2174,14 @@ class Workers:
         """Return what the workers whose pipes are ready have written; replace what was killed."""
         found = []
         for worker in [worker for worker in self.workers if worker.pipe in ready]:
-            steps = worker.read()
-            if steps is not None:
-                found += steps
+            data = os.read(worker.pipe, 65536)
+            *lines, worker.unread = (worker.unread + data).split(b'\n')
+            for line in lines:
+                number, job, report = pickle.loads(binascii.a2b_base64(line))
+                job.history = worker.jobs[number].history  # the worker has a copy
+                worker.jobs[number] = job
+                found.append((job, report))
+            if data:
                 continue
             self.workers.remove(worker)
             os.close(worker.pipe)
@@ -2785,7 +2778,7 @@ class Listener:
         while self.workers.queue:
             self.take(self.workers.start_some(self.monitor.site))
         left = self.workers.deliveries
-        if left and not self.workers.start([left], [], deliver, *left):
+        if left and not self.workers.start([left], lambda left: deliver(*left)):
             deliver(*left)
 
 
