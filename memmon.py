@@ -1655,7 +1655,6 @@ class Job:
         self.total = total                      # likewise, where the restart is for its sake
         self.siblings = siblings                # namespecs of the other members of its pool
         self.up_secs = FIRST_UP_SECS if siblings else UP_SECS  # how long it must run to be up
-        self.course = history.course.draw(reading.room)
         self.old = reading.process              # the run that is to be stopped
         self.descendants: dict[int, Stat] = {}  # at the last measurement
         self.deaths = 0                         # of the workers that have tried
@@ -1701,14 +1700,15 @@ class Job:
         except Done as done:
             yield self.last_report(*done.args)
         except (Fault, SupervisordError, MeasureError, OSError) as error:
-            # Before the stop; later, supervisord is shutting down: nothing is owed.
+            # Before the stop; after it, that supervisord is shutting down.
             yield self.last_report('not restarted', reason_of(error))
 
     def report(self, event: str, text: str = '', pid: int | None = None, command: str = ''
                ) -> Report:
         """Return a report on how far it has come."""
         line = describe_cause(self.reading, self.total) + f'; {text}' * bool(text)
-        return Report(event, line, self.reading, self.total, pid, self.course, command)
+        return Report(event, line, self.reading, self.total, pid,
+                      self.history.course.draw(self.reading.room), command)
 
     def last_report(self, event: str, text: str, pid: int | None = None) -> Report:
         """Return the report after which it is done, with the commands that follow `before`."""
@@ -1781,7 +1781,7 @@ class Job:
             yield self.report(UNDER_WAY)
 
     def stop(self) -> None:
-        """Have supervisord stop the process. Raises Done and ShuttingDown if it does not.
+        """Have supervisord stop the process. Raises Done if it refuses.
 
         The process may have ended just now: then its successor was stopped.
         """
@@ -1791,8 +1791,6 @@ class Job:
             is_down = fault.faultCode in (Faults.NOT_RUNNING, Faults.BAD_NAME)
             raise Done('not restarted' if is_down else 'failed to stop',
                        reason_of(fault)) from None
-        except ShuttingDown:
-            raise
         except Exception as error:  # whatever it is, the process may have been stopped
             log.debug('%s: the answer to the stop is lost: %s', self.old.namespec, reason_of(error))
             return
