@@ -1667,11 +1667,10 @@ class Job:
         self.since = math.inf                   # the stop or the last try, by the monotonic clock
         self.reached = -math.inf                # when supervisord answered last
         self.is_slow = False                    # its stop, as the log says
-        self.tries = {START: 0, DOWN: 0}
+        self.tries: collections.Counter[str] = collections.Counter()  # by the step
         self.tried = 0                          # when that was last, by supervisord's clock
-        self.failures = 0                       # refused starts, and runs that did not last
+        self.runs: dict[tuple[int, int], float] = {}  # that are new, and when each was seen first
         self.why = 'it does not stay up'
-        self.run, self.run_since = self.old.run, 0.0
         self.remarks: list[str] = []
 
     @property
@@ -1813,20 +1812,17 @@ class Job:
             try:
                 seen = self.site.server.process(self.old.namespec)
                 self.reached = now
-                self.take_step(seen, now)
+                is_failing = self.take_step(seen, now)
             except ShuttingDown:
                 raise
-            except Fault as fault:
-                if fault.faultCode == Faults.BAD_NAME:
+            except (Fault, SupervisordError, OSError) as error:
+                if isinstance(error, Fault) and error.faultCode == Faults.BAD_NAME:
                     raise Done('not restarted', 'supervisord no longer knows it', 0) from None
-                self.why, self.failures = reason_of(fault), self.failures + 1
-            except (SupervisordError, OSError) as error:
                 if not is_alive(self.site.supervisord_pid):
                     raise Done('not restarted', 'supervisord has ended', 0) from None
                 self.why = reason_of(error)
-                if now - max(self.since, self.reached) >= BACKOFF_SECS:
-                    self.failures = START_TRIES
-            if self.failures >= START_TRIES and not self.is_reported:
+                is_failing = now - max(self.since, self.reached) >= BACKOFF_SECS
+            if is_failing and not self.is_reported:
                 self.is_reported = True
                 yield self.report('failed to start', f'{self.why}; memmon keeps trying' + (
                     '; until it is up, no other process of its pool is touched'
@@ -1840,8 +1836,8 @@ class Job:
             age = now - self.since
             time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
 
-    def take_step(self, seen: Process, now: float) -> None:
-        """Do the next step for a process as supervisord shows it. Raises Done."""
+    def take_step(self, seen: Process, now: float) -> bool:
+        """Do what is next for a process; tell whether its start fails. Raises Done."""
         step, text = next_step(seen, None if self.tried else self.old.start, self.stopped,
                                self.config.get('exitcodes', [0]))
         age = now - self.since
@@ -1854,39 +1850,36 @@ class Job:
                 self.is_slow = True
                 log.warning('%s is not down %d seconds after the stop; see stopwaitsecs in its '
                             'section', self.old.namespec, SLOW_STOP_SECS)
-            return
+            return False
         self.why = text or self.why
-        if step == DOWN or text and age >= BACKOFF_SECS:
-            self.failures = START_TRIES
+        tries = self.tries[step]
         if step == COMING:
             if text and age >= ORPHAN_PATIENCE_SECS:
                 raise Done('gave up starting', text, 0)
-            return
-        pauses, tries = PAUSES[step], self.tries[step]
-        if step == DOWN and (tries == len(pauses) or self.site.has_gone()):
+        elif step == DOWN and (tries == len(PAUSES[DOWN]) or self.site.has_gone()):
             self.tried = seen.now  # a later start is none of supervisord's tries
             raise Done('gave up starting', text, 0)
-        if age >= pauses[min(tries, len(pauses) - 1)]:
+        elif age >= PAUSES[step][min(tries, len(PAUSES[step]) - 1)]:
             if not self.tried:
                 self.end_descendants(seen)
             self.tries[step] += 1
             self.since, self.tried, self.stopped = now, seen.now, seen
             self.site.server.start(self.old.namespec)
+        return (step == DOWN or step == START and tries >= START_TRIES
+                or text != '' and age >= BACKOFF_SECS or len(self.runs) > START_TRIES)
 
     def is_up(self, seen: Process, now: float) -> bool:
         """Tell whether a new run has been RUNNING for long enough."""
-        if seen.run != self.run:
-            self.failures += self.run != self.old.run
-            self.run, self.run_since = seen.run, now
+        since = self.runs.setdefault(seen.run, now)
         # A process without memory has ended, though supervisord does not know it yet.
-        return (seen.state == ProcessStates.RUNNING and now - self.run_since >= self.up_secs
+        return (seen.state == ProcessStates.RUNNING and now - since >= self.up_secs
                 and PROC_FILES.rss(seen.pid) != 0)
 
     def describe_new(self, seen: Process) -> str:
         """Return what is to be said of the run that is up now."""
         old = self.reading
-        text = f'pid {self.old.pid} -> '
-        text += str(seen.pid or f'none, which has ended with status {seen.exitstatus}')
+        pid = seen.pid or f'none, which has ended with status {seen.exitstatus}'
+        text = f'pid {self.old.pid} -> {pid}'
         with contextlib.suppress(MeasureError, OSError):
             if seen.pid:
                 processes, _ = find_children(self.site.supervisord_pid)
