@@ -220,14 +220,14 @@ def format_duration(secs: float) -> str:
 
 def one_line(value: object) -> str:
     """Return a text as one line that no terminal takes for more: of several the first and last."""
-    lines = [line.strip() for line in str(value).splitlines() if line.strip()]
+    lines = [line.strip() for line in re.split('[\r\n]', str(value)) if line.strip()]
     name = type(value).__name__ if isinstance(value, Exception) else ''
     return printable(' ... '.join(lines[:1] + lines[1:][-1:]) or name)
 
 
 def hide_passwords(line: str) -> str:
     """Return a line without the passwords of URLs: rather less of it than too much."""
-    return re.sub('//.*@', '//', line)
+    return re.sub(r'(?<!/)//(?!/)([^\s/@:]*:.*|\S*)@', '//', line)
 
 
 def printable(text: str) -> str:
@@ -1176,7 +1176,8 @@ class History:
         is_over = memory > reading.soft
         if is_over != (self.over_since < math.inf):
             self.over_since = now if is_over else math.inf
-            self.said = {event: at for event, at in self.said.items() if event == NEAR}
+            self.said = {event: at for event, at in self.said.items()
+                         if event in (NEAR, HELD)}
         if is_over:
             self.over_last = now
             # The first look after the minute counts as well: a tick is up to a second late.
@@ -2438,8 +2439,8 @@ def explain_verdict(event: str, history: History, reading: Reading, total: Readi
         ago = format_duration(now - history.restarts[-1].at) if history.restarts else 'soon'
         return (f'{cause}; it is over its limit again {ago} after a restart: raise the limit if '
                 'the program needs that much; memmon restarts it again when it has grown by half'
-                + ', or is over its hard size' * (reading.level == SOFT
-                                                  and reading.hard != math.inf))
+                + ', or is over its hard size' * (
+                    reading.hard < math.inf and size_when_too_low(HARD, history, now) == 0))
     return cause
 
 
@@ -2825,7 +2826,8 @@ METRICS: tuple[tuple[str, Sequence[str], str, Callable[[Any], float | None]], ..
     ('memmon_process_restart_failures_total', PROCESS, 'Failed stops and starts of a process.',
      lambda history: history.failures_total),
     ('memmon_process_held', PROCESS, 'Whether -r keeps a process from being restarted.',
-     lambda history: HELD in {*history.said, *history.total_said}),
+     lambda history: HELD in history.total_said
+     or HELD in history.said and history.over_since < math.inf),
     ('memmon_process_limit_too_low', PROCESS, 'Whether a restart of the process was in vain.',
      lambda history: bool(history.too_low)),
     ('memmon_process_lost', PROCESS, 'Whether memmon took the process down and it is not up '
@@ -2981,7 +2983,9 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     try:
         monitor.look(time.monotonic())
     except (Fault, SupervisordError, MeasureError, OSError) as error:
-        raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)) from None
+        ticks = f'; {check_ticks(options.metrics)[1]}' if options.metrics else ''
+        raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file) + ticks
+                         ) from None
     readings = [history.reading or history.blank._replace(at=history.process.now)
                 for history in monitor.histories.values()]
     others = [reading for reading in readings if not is_memmon(reading.process)]
@@ -3124,7 +3128,7 @@ class OneLineFormatter(logging.Formatter):
     """A formatter of lines: nothing that a message quotes can begin one, or rule a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return ' | '.join(map(printable, super().format(record).splitlines()))
+        return ' | '.join(map(printable, super().format(record).split('\n')))
 
 
 def set_up_logging(is_verbose: bool) -> None:

@@ -529,6 +529,16 @@ def test_status_is_2_if_memmon_does_not_tick(start_supervisord: StartSupervisord
     assert done.stdout.splitlines()[-1].startswith('last tick: 0:')
 
 
+def test_memmon_that_is_blind_is_told_from_a_dead_one_without_a_supervisord(tmp_path: Path) -> None:
+    file, socket = tmp_path / 'memmon.prom', tmp_path / 'x@y.sock'
+    file.write_text(tell(time.time(), success=0))
+    done = run(MEMMON, '--check', '-a', '1GB', '--metrics', str(file),
+               env={'SUPERVISOR_SERVER_URL': f'unix://{socket}'})
+    assert (done.status, done.stdout) == (2, '')
+    assert re.fullmatch(f'memmon: no such socket: unix://{socket}; .*; last tick: 0:00:0. ago, .*: '
+                        'memmon ticks, but could check nothing: see its log\n', done.stderr), done
+
+
 NOW = 1_800_000_000.0
 
 

@@ -362,7 +362,7 @@ def test_parser_returns_a_value_or_raises_a_printable_line(option: memmon.Option
 @pytest.mark.parametrize('value, line', [
     (OSError('timed out'), 'timed out'), (OSError(), 'OSError'), (OSError(' \n'), 'OSError'),
     ('', ''), ('220 mail ESMTP\r\n', '220 mail ESMTP'), ('first\nlast', 'first ... last'),
-    ('same\nsame', 'same ... same'), ('a\x85b\u2028c\x0cd', 'a ... d'), ('  a  b ', 'a  b'),
+    ('same\nsame', 'same ... same'), ('a\x85b\u2028c', r'a\x85b\u2028c'), ('  a  b ', 'a  b'),
     ('FAILED: Traceback:\n  File "x"\nPermissionError: no\n\n',
      'FAILED: Traceback: ... PermissionError: no'),
     ('\x1b[2J', '\\x1b[2J'), ('a\x9bb', 'a\\x9bb'), ('a\u202eb', 'a\\u202eb'),
@@ -544,7 +544,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
     # Nothing reaches the terminal raw.
     (['-p', 'w\x1b[2J', '2\u202eMB'],
      r"unexpected argument '2\u202eMB': write -p w\x1b[2J=2\u202eMB"),
-    (['--\x1b[2J\u2028x'], f'option --\\x1b[2J ... x not recognized; {SEE_HELP}'),
+    (['--\x1b[2J\u2028x'], rf'option --\x1b[2J\u2028x not recognized; {SEE_HELP}'),
     (['-p', 'a\x9b=\u2028'], f"-p: '\\u2028' {NOT_A_SIZE}"),
 ])
 def test_usage_error_is_one_line_and_status_2(args: list[str], error: str,

@@ -378,10 +378,11 @@ def test_what_was_said_of_an_excess_is_forgotten_with_it() -> None:
     notes((2, 250), made=made)
     assert len(made.said) == 4
     notes((3, 190), (4, 190), made=made)
-    assert made.said == {'near limit': 1} and made.too_low and len(made.total_said) == 2
+    assert made.said == {'held': 1, 'near limit': 1} and made.too_low
+    assert len(made.total_said) == 2
     made.said['refused at soft'] = 4  # by a worker that measured after that look
     notes((5, 250), made=made)
-    assert made.said == {'near limit': 1}
+    assert made.said == {'held': 1, 'near limit': 1}  # which each stand there once
 
 
 def test_restarts_are_counted_in_a_sliding_window() -> None:

@@ -105,7 +105,7 @@ def test_process_that_cannot_be_measured_has_no_size(monitor: Monitor) -> None:
 
 
 def set_held(history: memmon.History) -> None:
-    history.said['held'] = 1
+    history.said['held'], history.over_since = 1, 5
 
 
 def set_held_for_total(history: memmon.History) -> None:

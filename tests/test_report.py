@@ -165,6 +165,12 @@ def test_verdict_is_reported_once(args: str, verdict: str, of: Reading, total: R
     assert [report.text for report in conclude(args, verdict, of, total, **RESTARTED)] == texts
 
 
+def test_no_restart_at_the_hard_size_is_promised_where_that_was_in_vain_too() -> None:
+    [report] = conclude('-a 200MB..300MB', memmon.TOO_LOW, PAIR._replace(memory=250 * MB), None,
+                        restarts=[memmon.Restart(940, memmon.HARD, False)])
+    assert report.text.endswith('memmon restarts it again when it has grown by half')
+
+
 def test_growth_is_said_with_what_is_near() -> None:
     history = History(process())
     for at, mb in ((0, 100), (3600, 160)):
@@ -484,6 +490,9 @@ def test_table_has_no_raw_character(raw: str) -> None:
      "the command 'exit 3 # http://x/y' of -o after failed: exit status 3"),
     (Delivery('exit 3 # smtp://bob:top secret@x/y', b'mail', {}),
      "the command 'exit 3 # smtp://x/y' of -s failed, and no mail was sent: exit status 3"),
+    (Delivery('exit 3 # https://example.com/x -d @- unix:///a@b', b'', {'MEMMON_EVENT': 'after'}),
+     "the command 'exit 3 # https://example.com/x -d @- unix:///a@b' of -o after failed: exit "
+     'status 3'),
     (Delivery('true', b'', {'MEMMON_EVENT': 'after'}), ''),
 ])
 def test_command_that_fails_is_named(delivery: Delivery, line: str,
