@@ -16,7 +16,6 @@ import email.charset
 import email.header
 import email.message
 import email.utils
-import errno
 import fnmatch
 import gc
 import getopt
@@ -32,7 +31,6 @@ import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -2909,8 +2907,8 @@ def replace_file(path: str, content: bytes) -> None:
 
 def read_regular(path: str) -> str:
     """Return a text file; a fifo would be waited for without an end. Raises OSError."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, 'it is no regular file')
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError('it is no regular file')
     with open(path, encoding='utf-8', errors='replace') as file:
         return file.read()
 
@@ -2960,7 +2958,7 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
         read_regular(file)  # supervisor does not tell why it cannot be read
         client.process_config(do_usage=False)
     except OSError as error:
-        raise UsageError(f'cannot read {file}: {error.strerror}') from None
+        raise UsageError(f'cannot read {file}: {reason_of(error)}') from None
     except (ValueError, configparser.Error) as error:
         # What is quoted and more than a name may be a line with a password.
         why = re.sub(r'([\'"])((?:\\.|(?!\1).)*)\1', lambda quoted: quoted.group()
