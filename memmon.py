@@ -2976,14 +2976,14 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
 def check(options: Options, columns: int) -> tuple[list[str], int]:
     """Return what --check prints, and its status. Raises UsageError."""
     server, file = find_any_server(options, os.environ)
+    is_ticking, ticks = check_ticks(options.metrics) if options.metrics else (True, '')
     monitor = Monitor(options, server)
     log.disabled = True  # what there is to say is in the lines
     try:
         monitor.look(time.monotonic())
     except (Fault, SupervisordError, MeasureError, OSError) as error:
-        ticks = f'; {check_ticks(options.metrics)[1]}' if options.metrics else ''
-        raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file) + ticks
-                         ) from None
+        raise UsageError(reason_of(error) + f' (the URL is that of {file})' * bool(file)
+                         + f'; {ticks}' * bool(ticks)) from None
     readings = [history.reading or history.blank._replace(at=history.process.now)
                 for history in monitor.histories.values()]
     others = [reading for reading in readings if not is_memmon(reading.process)]
@@ -3006,12 +3006,10 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     total = monitor.total.reading
     if total:
         lines.append(f'total: {describe_use_of_limit(total)}, {total.share or 0:.0%}')
-    status = int(any(reading.level for reading in [*others, *filter(None, [total])]))
-    if options.metrics:
-        is_ticking, line = check_ticks(options.metrics)
-        lines.append(line)
-        status = status if is_ticking else 2
-    return lines, 2 if monitor.hidden else status
+    if ticks:
+        lines.append(ticks)
+    is_over = any(reading.level for reading in [*others, *filter(None, [total])])
+    return lines, 2 if monitor.hidden or not is_ticking else int(is_over)
 
 
 def explain_tree(processes: Processes, reading: Reading, options: Options) -> str:
