@@ -1392,8 +1392,6 @@ def describe_use(reading: Reading) -> str:
 
 def describe_sizes(reading: Reading) -> str:
     """Return what the limit comes to, such as 200MB, 200MB..300MB or none."""
-    if reading.limit == NO_LIMIT:
-        return '-'
     sizes = [format_size(size) for size in (reading.soft, reading.hard) if size != math.inf]
     return '..'.join(sizes) or 'none'
 
@@ -3106,7 +3104,7 @@ def format_table(peaks: Sequence[tuple[Reading, int]], options: Options, columns
             else 'unknown' if reading.uptime is None else format_duration(reading.uptime),
             format_size(memory) if memory is not None else 'unknown' if process.pid else '-',
             format_size(peak) if peak else '-',
-            describe_sizes(reading),
+            describe_sizes(reading) if reading.limit.given else '-',
             reading.limit.given or 'no option',
             '-' if reading.share is None else f'{reading.share:.0%}',
         )])

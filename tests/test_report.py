@@ -96,8 +96,8 @@ def test_cause_of_a_restart(of: Reading, total: Reading | None, text: str) -> No
 
 
 @pytest.mark.parametrize('of, text', [
-    (BIG, '200MB'), (PAIR, '200MB..300MB'), (reading(1, ''), '-'), (reading(1, '-a none'), 'none'),
-    (reading(1, '-a 25%..50%'), '2GB..4GB'),
+    (BIG, '200MB'), (PAIR, '200MB..300MB'), (reading(1, ''), 'none'),
+    (reading(1, '-a none'), 'none'), (reading(1, '-a 25%..50%'), '2GB..4GB'),
 ])
 def test_sizes_of_a_limit(of: Reading, text: str) -> None:
     assert memmon.describe_sizes(of) == text
