@@ -2937,16 +2937,16 @@ def check_ticks(path: str) -> tuple[bool, str]:
 
 # Check: one look, for a person.
 
-def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, str]:
+def find_any_server(config: str) -> tuple[Server, str]:
     """Return the server that --config, the environment or supervisorctl's configuration names.
 
     With it comes the file of a configuration. Raises UsageError.
     """
-    if env.get('SUPERVISOR_SERVER_URL') and not options.config:
-        return find_server(env), ''
+    if os.environ.get('SUPERVISOR_SERVER_URL') and not config:
+        return find_server(os.environ), ''
     from supervisor.options import ClientOptions  # Imported here: costs 0.8 MB.
     client = ClientOptions()
-    file = options.config or client.default_configfile()
+    file = config or client.default_configfile()
     if not file:
         raise UsageError('no supervisord.conf where supervisorctl looks for it: set '
                          'SUPERVISOR_SERVER_URL, such as unix:///var/run/supervisor.sock, or '
@@ -2966,14 +2966,14 @@ def find_any_server(options: Options, env: Mapping[str, str]) -> tuple[Server, s
     return find_server({
         'SUPERVISOR_USERNAME': client.username or '',
         'SUPERVISOR_PASSWORD': client.password or '',
-        **env,
+        **os.environ,
         'SUPERVISOR_SERVER_URL': client.serverurl,
     }), file
 
 
-def check(options: Options, columns: int) -> tuple[list[str], int]:
+def check(options: Options) -> tuple[list[str], int]:
     """Return what --check prints, and its status. Raises UsageError."""
-    server, file = find_any_server(options, os.environ)
+    server, file = find_any_server(options.config)
     is_ticking, ticks = check_ticks(options.metrics) if options.metrics else (True, '')
     monitor = Monitor(options, server)
     log.disabled = True  # what there is to say is in the lines
@@ -2987,8 +2987,8 @@ def check(options: Options, columns: int) -> tuple[list[str], int]:
     others = [reading for reading in readings if not is_memmon(reading.process)]
     memmons = [reading._replace(limit=NO_LIMIT, soft=math.inf, hard=math.inf)
                for reading in readings if is_memmon(reading.process)]
-    lines = format_table([(reading, read_status(reading.pids, 'VmHWM'))
-                          for reading in others + memmons], options, columns)
+    peaks = [(reading, read_status(reading.pids, 'VmHWM')) for reading in others + memmons]
+    lines = format_table(peaks, options, shutil.get_terminal_size().columns)
     known = [reading.process for reading in others]
     lines += [explain_unmatched(limit, known) for limit in find_unmatched(options.limits, known)]
     lines += tiny_limits(options)
@@ -3161,7 +3161,7 @@ def main() -> int:
         elif options.version:
             write_stdout(f'memmon {__version__}\n')
         elif options.check:
-            lines, status = check(options, shutil.get_terminal_size().columns)
+            lines, status = check(options)
             write_stdout('\n'.join(map(printable, lines)) + '\n')
             return status
         else:

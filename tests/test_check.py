@@ -332,7 +332,7 @@ def test_memmon_has_no_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv('SUPERVISOR_SERVER_URL', 'unix:///nonexistent/s')
     monkeypatch.setattr(memmon.log, 'disabled', False)  # and put it back
     for limit, expected in (('50MB', 0), ('30MB', 1)):
-        lines, status = memmon.check(options('-a', limit), 0)
+        lines, status = memmon.check(options('-a', limit))
         assert status == expected
         cells = next(line for line in lines if line.startswith('memmon:memmon')).split()
         assert cells[-6:] == ['60MB', '60MB', '-', 'no', 'option', '-']
@@ -453,7 +453,7 @@ def test_configuration_that_does_not_help_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(memmon.log, 'disabled', False)  # it is set, and then back again
     with pytest.raises(memmon.UsageError) as raised:
-        memmon.check(options('--config', 'x.conf'), 80)
+        memmon.check(options('--config', 'x.conf'))
     assert str(raised.value).startswith(error)
     del raised
     gc.collect()  # supervisor leaves a file open that it cannot read
