@@ -472,13 +472,13 @@ def run(command: str | list[str], timeout_secs: float, text: bytes = b'',
     return printed or b''
 
 
-def run_for_user(command: str, timeout_secs: float, text: bytes, variables: Mapping[str, str]
-                 ) -> None:
+def run_for_user(command: str, text: bytes, variables: Mapping[str, str]) -> None:
     """Run a shell command of the user's, whose output goes where the log goes.
 
-    Variables are added to its environment, from which supervisord's password is taken. Raises
-    OSError, ValueError and CommandError.
+    A text is a mail. Variables are added to its environment, from which supervisord's password is
+    taken. Raises OSError, ValueError and CommandError.
     """
+    timeout_secs = MAIL_TIMEOUT_SECS if text else COMMAND_TIMEOUT_SECS
     # In any locale: supervisord's names are UTF-8.
     env: dict[str, str | bytes] = {**os.environ, **{
         name: value.encode('utf-8', 'surrogateescape') for name, value in variables.items()}}
@@ -1511,8 +1511,7 @@ def deliver(*left: Delivery) -> int:
     status = 0
     for delivery in left:
         try:
-            timeout_secs = MAIL_TIMEOUT_SECS if delivery.text else COMMAND_TIMEOUT_SECS
-            run_for_user(delivery.command, timeout_secs, delivery.text, delivery.variables)
+            run_for_user(*delivery)
             status = 0
         except (OSError, ValueError, CommandError) as error:
             status = getattr(error, 'status', 0) or 1

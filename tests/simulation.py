@@ -405,8 +405,7 @@ class World(memmon.Processes):
             raise memmon.MeasureError('it has ended')
         return self, frozenset(self.children(pid))
 
-    def run_for_user(self, command: str, timeout_secs: float, text: bytes = b'',
-                     variables: Mapping[str, str] | None = None) -> None:
+    def run_for_user(self, command: str, text: bytes, variables: Mapping[str, str]) -> None:
         """Stand for a command of the user's."""
         self.record('memmon %s: command %s', self.task.pid, command)
         self.task.has_slept = True

@@ -369,7 +369,7 @@ def test_worker_is_killed_during_a_second_before(
 
 
 def test_names_reach_a_command_in_any_locale() -> None:
-    script = ("import memmon; memmon.run_for_user('printf %s \"$MEMMON_NAME\" >&2', 9, b'', "
+    script = ("import memmon; memmon.run_for_user('printf %s \"$MEMMON_NAME\" >&2', b'', "
               "{'MEMMON_NAME': 'pr\\xfcf\\u20ac'})")
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, check=True, env={
         'PATH': os.environ['PATH'], 'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'})
