@@ -856,11 +856,10 @@ class Server(NamedTuple):
 
     def configs(self) -> dict[str, dict[str, Any]]:
         """Return the configuration of each process by namespec; {} from supervisord before 4.1."""
-        try:
+        with contextlib.suppress(Fault, SupervisordError, KeyError, TypeError):
             return {f'{config["group"]}:{config["name"]}': config
                     for config in self.call(list, 'supervisor.getAllConfigInfo')}
-        except (Fault, SupervisordError, KeyError, TypeError):
-            return {}
+        return {}
 
     def start(self, namespec: str) -> None:
         """Start a process, without waiting until it is up."""
