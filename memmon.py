@@ -1476,19 +1476,20 @@ def say_once(said: set[str], what: str, level: int, line: str) -> None:
         log.log(level, '%s', line)
 
 
-def write_log(report: Report) -> None:
-    """Log a report: its first sink."""
-    log.log(EVENTS[report.event].level, '%s', report.text)
+def tell(options: Options, report: Report) -> list[Delivery]:
+    """Log a report, and return the mail and the user's commands for it: its three sinks.
 
-
-def deliveries(options: Options, report: Report) -> list[Delivery]:
-    """Return the mail and the user's commands for a report: its other sinks."""
+    A worker has logged what it runs commands for, before their output.
+    """
     event, reading = EVENTS[report.event], report.reading
+    left = []
+    if not report.command:
+        log.log(event.level, '%s', report.text)
+        left = commands(options, event.command, report)
     is_young = not reading or reading.uptime is None or reading.uptime <= options.uptime
-    mails = []
     if options.email and event.subject and (report.event != 'restarted' or is_young):
-        mails = [Delivery(options.sendmail_program, bytes(write_mail(options, report)), {})]
-    return mails + ([] if report.command else commands(options, event.command, report))
+        left.insert(0, Delivery(options.sendmail_program, bytes(write_mail(options, report)), {}))
+    return left
 
 
 def commands(options: Options, event: str, report: Report) -> list[Delivery]:
@@ -2047,23 +2048,18 @@ def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
 
 
 def send_step(writer: int, number: int, job: Job, report: Report) -> None:
-    """Write a step of a job to the listener; where that has gone, report it here.
-
-    One with commands is logged here in any case: before what they print.
-    """
+    """Write a step of a job to the listener; where that has gone, report it here."""
     if not job.stop_requested:
         report = report._replace(command='')  # the listener logs it, once for each excess
     if report.command:
-        write_log(report)
+        log.log(EVENTS[report.event].level, '%s', report.text)  # before what the commands print
     line = binascii.b2a_base64(pickle.dumps((number, job, report)))
     try:
         while line:
             line = line[os.write(writer, line):]  # a signal may end it halfway
     except OSError:
         if report.event in EVENTS:
-            if not report.command:
-                write_log(report)
-            deliver(*deliveries(job.site.options, report))
+            deliver(*tell(job.site.options, report))
 
 
 class Worker:
@@ -2678,9 +2674,7 @@ class Listener:
 
     def report(self, report: Report) -> None:
         """Log something, and have the mail and the user's commands for it delivered."""
-        if not report.command:  # else the worker has, before their output
-            write_log(report)
-        self.workers.deliveries += deliveries(self.options, report)
+        self.workers.deliveries += tell(self.options, report)
 
     def take(self, steps: Sequence[Step]) -> None:
         """Remember what became of restarts, report it, and look in a second."""

@@ -72,7 +72,7 @@ def test_events_that_memmon_names_are_in_the_table() -> None:
 def test_log_says_event_process_and_reason(report: Report, level: str, line: str,
                                            caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        memmon.write_log(report)
+        memmon.tell(options('-a 1'), report)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (level, line)]
 
@@ -252,7 +252,7 @@ def test_process_that_is_still_down_is_named_each_day() -> None:
     ('-m bob -o failed=f', Report('failed to start', '', BIG), ['mail', 'f']),
 ])
 def test_report_is_delivered(args: str, report: Report, commands: Sequence[str]) -> None:
-    found = memmon.deliveries(options(f'-a 1 {args}'), report)
+    found = memmon.tell(options(f'-a 1 {args}'), report)
     mailers = {'/usr/sbin/sendmail -t -i': 'mail'}
     assert [mailers.get(delivery.command, delivery.command) for delivery in found] == commands
     for delivery in found:
