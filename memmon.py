@@ -260,7 +260,7 @@ class Options(NamedTuple):
     cumulative: bool
     kind: str                        # a key of MEASURES
     patience: int                    # seconds
-    restarts: Optional[Tuple[int, int]]  # so many times in so many seconds
+    restarts: Tuple[float, int]      # so many times in so many seconds
     dry_run: bool
     on: Tuple[Tuple[str, str], ...]  # events and commands
     warn: float                      # percent; 0: never
@@ -318,7 +318,7 @@ OPTIONS = (
     Option(WHEN, 'f', 'for', 'DURATION', 'only after it has been over its limit for '
            'this long', parse_duration, 0, field='patience'),
     Option(WHEN, 'r', 'restarts', 'N/DURATION', 'at most N times in DURATION: 3/1h',
-           parse_rate, None),
+           parse_rate, (math.inf, 0)),
     Option(WHEN, '', 'dry-run', '', 'never: report what would be restarted',
            field='dry_run'),
     Option('Telling', 'o', 'on', 'EVENT=COMMAND', 'run COMMAND before or after a restart (before '
@@ -1265,7 +1265,7 @@ def judge(reading: Reading, history: History, options: Options, now: float,
         return NEAR if is_near else WITHIN
     if history.is_blocked:
         return BLOCKED
-    times, secs = options.restarts or (math.inf, 0)
+    times, secs = options.restarts
     if len(history.restarts_within(secs, now)) >= times:
         return HELD
     if total:
@@ -2421,7 +2421,7 @@ def explain_verdict(event: str, history: History, reading: Reading, total: Readi
         growth = history.course.describe(reading.room)
         return (f'{describe_use_of_limit(reading)}, {reading.share or 0:.0%}'
                 + f'; {growth}' * bool(growth))
-    if event == HELD and options.restarts:
+    if event == HELD:
         times, secs = options.restarts
         return (f'{cause}; memmon has restarted it {times} time{"s" * (times != 1)} within '
                 f'{format_duration(secs)}: it is left running')
@@ -2690,8 +2690,7 @@ class Listener:
             history = self.monitor.histories.get(report.namespec, job.history)
             level = (job.total or job.reading).level
             if report.event == 'restarted':
-                _, secs = self.options.restarts or (0, 0)
-                kept = history.restarts_within(max(HOUR, secs), now)
+                kept = history.restarts_within(max(HOUR, self.options.restarts[1]), now)
                 history.restarts = [*kept, Restart(now, level, job.total is not None)]
                 history.restarts_total += 1
                 history.lost = None

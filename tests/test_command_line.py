@@ -422,7 +422,7 @@ def test_help_shows_the_defaults(name: str, default: str) -> None:
 
 DEFAULTS = Options(
     limits=(Limit('any', '*', Size(1), NO_SIZE, '-a 1'),), total=None, cumulative=False,
-    kind='rss', patience=0, restarts=None, on=(), warn=0, dry_run=False, email=(),
+    kind='rss', patience=0, restarts=(math.inf, 0), on=(), warn=0, dry_run=False, email=(),
     sendmail_program='/usr/sbin/sendmail -t -i', uptime=math.inf, name='', verbose=False,
     metrics='', check=False, config='', help=False, version=False)
 LIMITS = (
