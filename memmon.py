@@ -2593,17 +2593,15 @@ class Listener:
 
         What was refused before is tried again at ticks, and once when it is over its hard size.
         """
-        said, event = history.total_said if total else history.said, ''
+        said = history.total_said if total else history.said
         if verdict in (BRIEF, TOO_LOW, DUE):  # which says that -r no longer holds it
             said.pop(HELD, None)
-        if verdict == DUE:
-            event = 'would restart' if self.options.dry_run else ''
-        elif verdict == HELD or not total:
-            event = verdict if verdict in EVENTS else ''
+        event = 'would restart' if verdict == DUE and self.options.dry_run else verdict
+        if total and verdict in (NEAR, TOO_LOW) or verdict == TOO_LOW and history.too_low:
+            event = ''
         if verdict == TOO_LOW and not total:
-            event = '' if history.too_low else event
             history.too_low.setdefault(reading.level, TooLow(now, reading.memory or 0))
-        if event and event not in said:
+        if event in EVENTS and event not in said:
             said[event] = now
             text = explain_verdict(event, history, reading, total, self.options, now)
             course = history.course.draw(reading.room)
