@@ -1839,7 +1839,13 @@ class Job:
         age = now - self.since
         if step == NOTHING or step == WAIT and text and age >= RPC_TIMEOUT_SECS:
             raise Done('not restarted', text, seen.pid)
-        if step == UP or step == COMING and not text and self.is_up(seen, now):
+        if step == COMING and not text:
+            since = self.runs.setdefault(seen.run, now)
+            # A process without memory has ended, though supervisord does not know it yet.
+            if (seen.state == ProcessStates.RUNNING and now - since >= self.up_secs
+                    and PROC_FILES.rss(seen.pid) != 0):
+                step = UP
+        if step == UP:
             raise Done('restarted', self.describe_new(seen), seen.pid)
         if step == WAIT:
             if not text and age >= SLOW_STOP_SECS and not self.is_slow:
@@ -1863,13 +1869,6 @@ class Job:
             self.site.server.start(self.old.namespec)
         return (step == DOWN or step == START and tries >= START_TRIES
                 or text != '' and age >= BACKOFF_SECS or len(self.runs) > START_TRIES)
-
-    def is_up(self, seen: Process, now: float) -> bool:
-        """Tell whether a new run has been RUNNING for long enough."""
-        since = self.runs.setdefault(seen.run, now)
-        # A process without memory has ended, though supervisord does not know it yet.
-        return (seen.state == ProcessStates.RUNNING and now - since >= self.up_secs
-                and PROC_FILES.rss(seen.pid) != 0)
 
     def describe_new(self, seen: Process) -> str:
         """Return what is to be said of the run that is up now."""
