@@ -1507,12 +1507,11 @@ class Delivery(NamedTuple):
 
 
 def deliver(*left: Delivery) -> int:
-    """Run commands of the user's, log how they fail, and return the exit status of the last."""
+    """Run commands of the user's, log how they fail, and return the last status that was not 0."""
     status = 0
     for delivery in left:
         try:
             run_for_user(*delivery)
-            status = 0
         except (OSError, ValueError, CommandError) as error:
             status = getattr(error, 'status', 0) or 1
             event = delivery.variables.get('MEMMON_EVENT', '')
@@ -2417,9 +2416,9 @@ def explain_verdict(event: str, history: History, reading: Reading, total: Readi
     """Return the sentences on a verdict that is no restart."""
     cause = describe_cause(reading, total)
     if event == NEAR:
-        growth = history.course.describe(reading.room)
+        course = history.course.describe(reading.room)
         return (f'{describe_use_of_limit(reading)}, {reading.share or 0:.0%}'
-                + f'; {growth}' * bool(growth))
+                + f'; {course}' * bool(course))
     if event == HELD:
         times, secs = options.restarts
         return (f'{cause}; memmon has restarted it {times} time{"s" * (times != 1)} within '
