@@ -1455,7 +1455,7 @@ class Report(NamedTuple):
     reading: Optional[Reading] = None  # of the process that it is about
     total: Optional[Reading] = None    # where the restart is for its sake
     new_pid: Optional[int] = None      # 0: the process does not run; None: it was not touched
-    course: str = ''                   # a picture of the memory of the process
+    course: Optional[Course] = None    # of the memory of the process
     command: str = ''                  # the event of -o whose commands a worker runs for it
     about: str = ''                    # the namespec of a process of which there is no reading
 
@@ -1565,7 +1565,7 @@ def write_mail(options: Options, report: Report) -> email.message.Message:
             ('total', describe_use(report.total) if report.total else ''),
             ('limit', describe_sizes(judged)),
             ('set by', judged.limit.given),
-            ('course', report.course),
+            ('course', report.course.draw(reading.room) if report.course else ''),
         ]
     rows.append(('reason', report.text))
     lines = [f'{name}:'.ljust(10) + value for name, value in rows if value]
@@ -1701,8 +1701,7 @@ class Job:
                ) -> Report:
         """Return a report on how far it has come."""
         line = describe_cause(self.reading, self.total) + f'; {text}' * bool(text)
-        return Report(event, line, self.reading, self.total, pid,
-                      self.history.course.draw(self.reading.room), command)
+        return Report(event, line, self.reading, self.total, pid, self.history.course, command)
 
     def last_report(self, event: str, text: str, pid: int | None = None) -> Report:
         """Return the report after which it is done, with the commands that follow `before`."""
@@ -2602,8 +2601,7 @@ class Listener:
         if event in EVENTS and event not in said:
             said[event] = now
             text = explain_verdict(event, history, reading, total, self.options, now)
-            course = history.course.draw(reading.room)
-            self.report(Report(event, text, reading, total, course=course))
+            self.report(Report(event, text, reading, total, course=history.course))
         refused = REFUSED + (total or reading).level
         return verdict == DUE and not self.options.dry_run and (
             is_tick or refused not in {*history.said, *history.total_said})
