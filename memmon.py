@@ -2009,7 +2009,6 @@ def fork(pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
     if pid:
         return pid
     gc.freeze()  # a collection would write to, and so copy, the memory that both share
-    status = 1
     try:
         os.setsid()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
@@ -2022,12 +2021,12 @@ def fork(pipes: Sequence[int], work: Callable[..., object], *args: Any) -> int:
         for pipe in pipes:
             os.close(pipe)
         work(*args)
-        status = 0
+        os._exit(0)
     except BaseException as error:
         log.error('a worker failed: %s: %s', type(error).__name__, one_line(error),
                   exc_info=log.isEnabledFor(logging.DEBUG))
     finally:
-        os._exit(status)
+        os._exit(1)
 
 
 def work_on_pool(jobs: Sequence[Job], site: Site, writer: int) -> None:
