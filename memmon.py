@@ -2524,7 +2524,7 @@ class Listener:
         except Exception as error:  # a tick survives anything
             failure = MeasureError(f'{type(error).__name__}: {one_line(error)}')
             log.debug('a look has failed', exc_info=error)
-        if is_tick:
+        if is_tick and (failure or self.blind_ticks):
             self.say_blind(failure)
         self.plan_look(time.monotonic(), time.process_time() - used)
         if is_tick and self.options.metrics:
