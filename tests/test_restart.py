@@ -1063,8 +1063,8 @@ def test_next_worker_knows_what_the_killed_one_had_reported_and_measured(
 @pytest.mark.parametrize('kind, memory', [('rss', '40MB'), ('pss', '30MB'), ('private', '90MB')])
 def test_new_run_is_measured_and_not_the_old_one(kind: str, memory: str,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_fields(pid: int, fields: Sequence[str]) -> int:
-        if pid != 9:
+    def read_fields(pid: int, fields: Sequence[str], file: str = 'smaps_rollup') -> int:
+        if pid != 9 or file != 'smaps_rollup':
             raise FileNotFoundError
         return len(fields) * 30 << 20
     table = memmon.ProcessTable({9: (1, 40 << 20)})
