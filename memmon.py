@@ -920,7 +920,7 @@ def explain(error: Exception, url: str, answer: object = None) -> Exception:
 def find_server(env: Mapping[str, str]) -> Server:
     """Return the server of an environment such as supervisord's children get. Raises UsageError."""
     url = env.get('SUPERVISOR_SERVER_URL')
-    if url is None and 'SUPERVISOR_ENABLED' in env:
+    if not url and 'SUPERVISOR_ENABLED' in env:
         raise UsageError('supervisord has no RPC server for memmon to call: add a '
                          '[unix_http_server] and a [rpcinterface:supervisor] section to '
                          'supervisord.conf')
@@ -1650,7 +1650,10 @@ class Job:
         self.total = total                      # likewise, where the restart is for its sake
         self.siblings = siblings                # namespecs of the other members of its pool
         self.up_secs = FIRST_UP_SECS if siblings else UP_SECS  # how long it must run to be up
-        self.old = reading.process              # the run that is to be stopped
+        self.course = history.course            # of the run that is to be stopped
+        self.old = reading.process              # likewise
+        # Bytes, without what was being stopped when this process was chosen.
+        self.total_memory = total.memory or 0 if total else 0
         self.descendants: dict[int, Stat] = {}  # at the last measurement
         self.deaths = 0                         # of the workers that have tried
         self.befores = 0                        # commands of -o before that have ended
@@ -1659,7 +1662,8 @@ class Job:
         self.is_reported = False                # that its start fails
         self.is_done = False
         self.stopped: Process | None = None     # the run that was stopped, or that failed since
-        self.since = math.inf                   # the stop or the last try, by the monotonic clock
+        self.is_down = False                    # the run that was to be stopped
+        self.since = math.inf                   # the stop, its end, or the last try: monotonic
         self.reached = -math.inf                # when supervisord answered last
         self.is_slow = False                    # its stop, as the log says
         self.tries: collections.Counter[str] = collections.Counter()  # by the step
@@ -1701,7 +1705,7 @@ class Job:
                ) -> Report:
         """Return a report on how far it has come."""
         line = describe_cause(self.reading, self.total) + f'; {text}' * bool(text)
-        return Report(event, line, self.reading, self.total, pid, self.history.course, command)
+        return Report(event, line, self.reading, self.total, pid, self.course, command)
 
     def last_report(self, event: str, text: str, pid: int | None = None) -> Report:
         """Return the report after which it is done, with the commands that follow `before`."""
@@ -1743,14 +1747,13 @@ class Job:
                        + f' as pid {seen.pid}' * bool(seen.pid))
         reading = take_reading(processes, self.reading._replace(process=seen), True)
         if total:
-            whole = add_up(total, [
+            total = add_up(total, [
                 take_reading(processes, total._replace(process=ALL._replace(pid=pid)), True)
                 for pid in children])
-            # As chosen, without what was being stopped then, which may not have ended yet.
-            total = whole._replace(memory=min(total.memory or 0, whole.memory or 0))
         self.history.is_blocked = False  # its pool is busy with this very job
         verdict = judge(reading, self.history, self.site.options, time.monotonic(), total)
-        if verdict != DUE or total and total.room + (reading.memory or 0) < 0:
+        excess = min(self.total_memory, total.memory or 0) - total.soft if total else 0
+        if verdict != DUE or (reading.memory or 0) < excess:
             now = f'total {describe_use(total)}, ' if total else ''
             raise Done('not restarted', f'it is now {now}{describe_use(reading)}')
         if self.site.has_gone():  # asked last: the calls above may have taken seconds
@@ -1827,13 +1830,17 @@ class Job:
                 raise Done('gave up starting', self.why, 0)
             if self.site.in_listener and now - resumed >= LISTENER_PATIENCE_SECS:
                 return
-            age = now - self.since
+            age = now - resumed
             time.sleep(min(0.1 + age / 10, 1 if age < BACKOFF_SECS else 5))
 
     def take_step(self, seen: Process, now: float) -> bool:
         """Do what is next for a process; tell whether its start fails. Raises Done."""
         step, text = next_step(seen, None if self.tried else self.old.start, self.stopped,
                                self.config.get('exitcodes', [0]))
+        if step != WAIT and not self.is_down:  # whoever starts it
+            self.is_down = True
+            self.end_descendants(seen)
+            self.since = now = time.monotonic()
         age = now - self.since
         if step == NOTHING or step == WAIT and text and age >= RPC_TIMEOUT_SECS:
             raise Done('not restarted', text, seen.pid)
@@ -1860,8 +1867,6 @@ class Job:
             self.tried = seen.now  # a later start is none of supervisord's tries
             raise Done('gave up starting', text, 0)
         elif age >= PAUSES[step][min(tries, len(PAUSES[step]) - 1)]:
-            if not self.tried:
-                self.end_descendants(seen)
             self.tries[step] += 1
             self.since, self.tried, self.stopped = now, seen.now, seen
             self.site.server.start(self.old.namespec)
@@ -2226,10 +2231,11 @@ class Monitor:
         if not self.site.supervisord_pid:
             self.site = self.site._replace(supervisord_pid=self.site.server.pid())
         self.processes, self.children = find_children(self.site.supervisord_pid)
-        is_resized = self.uses_percent and read_machine_memory() != self.machine  # the container
-        if self.children != self.named or is_resized or any(
-                history.lost or history.is_hidden for history in self.histories.values()):
+        if self.children != self.named or any(history.lost or history.is_hidden
+                                              for history in self.histories.values()):
             self.name_children(now)
+        elif self.uses_percent and read_machine_memory() != self.machine:
+            self.resolve_limits()
         options, clock = self.options, int(time.time())
         deadline = math.inf if options.check else time.monotonic() + DEAR_SECS
         histories = [history for history in self.running if history.blank.soft != math.inf
@@ -2329,7 +2335,7 @@ class Monitor:
         own_groups = {process.group for process in known if process.pid in self.itself}
         others = [process for process in known if process.group not in own_groups]
         is_young = now - self.site.began < ORPHAN_PATIENCE_SECS
-        self.machine = read_machine_memory() if self.uses_percent else 0
+        is_first = 'watching' not in self.said
         old, self.histories = self.histories, {}
         news: list[str] = []
         for process in others:
@@ -2339,9 +2345,9 @@ class Monitor:
             if process.namespec in hidden and not history.is_hidden:
                 news.append(f'{process.namespec} (pid {process.pid})')
             history.is_hidden = process.namespec in hidden
-            limit = find_limit(process, self.options.limits)
-            history.blank = Reading(process, limit, *sizes_of(limit, self.machine), self.measure)
-            history.lost = find_lost(history, not old, is_young, now)
+            history.blank = history.blank._replace(limit=find_limit(process, self.options.limits))
+            history.lost = find_lost(history, is_first, is_young, now)
+        self.resolve_limits()
         if self.histories.keys() != old.keys():
             self.find_pools()
         watched = sum(is_watched(history, self.options) for history in self.histories.values())
@@ -2356,6 +2362,14 @@ class Monitor:
         self.named = before & self.children
         self.running = [history for history in self.histories.values()
                         if history.process.pid in self.named]
+
+    def resolve_limits(self) -> None:
+        """Find out what the limits come to: a container can be resized."""
+        self.machine = read_machine_memory() if self.uses_percent else 0
+        for history in self.histories.values():
+            limit = history.blank.limit
+            history.blank = Reading(history.process, limit, *sizes_of(limit, self.machine),
+                                    self.measure)
 
     def find_pools(self) -> None:
         """Find out which processes are restarted one at a time."""

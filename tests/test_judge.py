@@ -241,6 +241,18 @@ def test_next_size(mb: float, args: str, fields: Dict[str, Any], waits: bool, si
     assert memmon.next_size(taken, made, options(f'{ANY} {args}'), NOW, waits) == size * MB
 
 
+def test_what_comes_later_was_not_lost_by_the_memmon_before(monkeypatch: pytest.MonkeyPatch
+                                                            ) -> None:
+    known: list[memmon.Process] = []
+    monkeypatch.setattr(memmon, 'find_children', lambda pid: (memmon.PROC_FILES, frozenset()))
+    monkeypatch.setattr(Server, 'processes', lambda server: known)
+    monitor = memmon.Monitor(options(), Server('unix:///none'))
+    for at in (1, 700):  # no process at the first look, which is the one that matters
+        monitor.name_children(monitor.site.began + at)
+        known = [process()._replace(pid=0, state=FATAL, statename='FATAL', stop=1090, now=1100)]
+    assert [history.lost for history in monitor.histories.values()] == [None]
+
+
 def test_what_was_never_read_is_no_reason_to_look() -> None:
     listener = memmon.Listener(options(), Server('unix:///none'))
     listener.interval, listener.monitor.running = 60, [history(rate=9.0 * MB)]

@@ -969,6 +969,35 @@ def test_last_try_is_waited_for_and_tries_of_supervisord_are_none_of_an_operator
 NOWHERE = memmon.Site(memmon.parse_args(['-a', '1MB']), memmon.Server('unix:///none'), 1, 1, 0)
 
 
+def test_descendants_are_ended_and_time_begins_anew_whoever_starts_the_process(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[memmon.Process] = []
+    monkeypatch.setattr(memmon.Job, 'end_descendants', lambda work, seen: ended.append(seen))
+    work = job('web:web', site=NOWHERE, stopped=OLD, since=-1000)
+    for process, count in [(seen('STOPPING', pid=7), 0), (seen('BACKOFF', start=1105), 1),
+                           (seen('STARTING', start=1109), 1)]:
+        assert not work.take_step(process, time.monotonic())
+        assert len(ended) == count
+
+
+def test_mail_shows_the_course_of_the_run_that_was_stopped() -> None:
+    work = job('web:web')
+    course = work.history.course
+    work.history.begin_run(OLD._replace(pid=8))
+    assert work.report('restarted').course is course
+
+
+def test_total_is_judged_as_it_is_right_before_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = memmon.ProcessTable({7: (1, 560 * memmon.MB)})
+    monkeypatch.setattr(memmon, 'find_children', lambda pid: (table, frozenset([7])))
+    monkeypatch.setattr(memmon.Server, 'process', lambda server, namespec: OLD)
+    work = job('web:web', site=NOWHERE._replace(in_listener=True))
+    work.total = work.reading._replace(soft=300 * memmon.MB, hard=500 * memmon.MB,
+                                       memory=350 * memmon.MB)
+    work.look_again()
+    assert work.total.level == memmon.HARD and work.total.memory == 560 * memmon.MB
+
+
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> memmon.Workers:
     """Workers that do nothing."""
@@ -1055,7 +1084,8 @@ def test_next_worker_knows_what_the_killed_one_had_reported_and_measured(
     workers.collect([reader])
     [[left]] = workers.queue
     assert left.history is history  # not the worker's copy
-    assert {**vars(left), 'history': far.history, 'deaths': 0} == vars(far)
+    assert left.course.points == far.course.points
+    assert {**vars(left), 'history': far.history, 'course': far.course, 'deaths': 0} == vars(far)
     left.is_done = True
     assert not worker.is_failing
 
