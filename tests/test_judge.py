@@ -253,6 +253,26 @@ def test_what_comes_later_was_not_lost_by_the_memmon_before(monkeypatch: pytest.
     assert [history.lost for history in monitor.histories.values()] == [None]
 
 
+def test_growth_counts_from_the_last_look_that_found_the_total_within_its_limit(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, '-t 300MB', web=lambda secs: 100 + secs)
+    for at in (0, 60, 120, 180, 240, 300):
+        world.now = at
+        world.look(at)
+    base = world.listener.monitor.histories['web'].total_base
+    assert base and base.memory == 280 * MB
+
+
+@pytest.mark.parametrize('processes, is_planned', [(memmon.PROC_FILES, True),
+                                                   (memmon.ProcessTable({}), False)])
+def test_no_look_follows_a_restart_where_each_is_a_ps(processes: memmon.Processes,
+                                                      is_planned: bool) -> None:
+    listener = memmon.Listener(options(), Server('unix:///none'))
+    listener.interval, listener.monitor.processes = 60, processes
+    listener.take([])
+    assert (listener.look_at < math.inf) == is_planned
+
+
 def test_what_was_never_read_is_no_reason_to_look() -> None:
     listener = memmon.Listener(options(), Server('unix:///none'))
     listener.interval, listener.monitor.running = 60, [history(rate=9.0 * MB)]
