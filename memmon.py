@@ -728,7 +728,9 @@ def read_machine_memory(proc: str = '/proc/self') -> int:
                                 mountinfo.read(), re.M)
     except OSError:
         return sizes[0]  # not Linux
-    for root, point, controller in mounts:
+    for *paths, controller in mounts:
+        root, point = (re.sub(r'\\([0-7]{3})', lambda match: chr(int(match.group(1), 8)), path)
+                       for path in paths)
         if controller in groups:
             # In version 1, the leaf's limit may be unlimited where one above it is not: memory.stat
             # has the least of them.

@@ -293,6 +293,8 @@ V1 = 'cgroup cgroup rw,memory'
                  id='version 2: beside the group that is mounted'),
     pytest.param('0::/a\\b c\n', [('/', '/cg', V2)],
                  {'cg/a\\b c/memory.max': '300\n'}, [300], id='version 2: no escapes'),
+    pytest.param('0::/a\\b c\n', [('/', '/my\\040cg', V2)],
+                 {'my cg/a\\b c/memory.max': '300\n'}, [300], id='version 2: escapes'),
     pytest.param('0::/a:b\n', [('/', '/cg', V2)], {'cg/a:b/memory.max': '300\n'}, [300],
                  id='version 2: a colon in the path'),
     pytest.param('0::/gone (deleted)\n', [('/', '/cg', V2)], {'cg/memory.stat': ''}, [],
