@@ -362,7 +362,8 @@ def test_parser_returns_a_value_or_raises_a_printable_line(option: memmon.Option
 @pytest.mark.parametrize('value, line', [
     (OSError('timed out'), 'timed out'), (OSError(), 'OSError'), (OSError(' \n'), 'OSError'),
     ('', ''), ('220 mail ESMTP\r\n', '220 mail ESMTP'), ('first\nlast', 'first ... last'),
-    ('same\nsame', 'same ... same'), ('a\x85b\u2028c', r'a\x85b\u2028c'), ('  a  b ', 'a  b'),
+    ('same\nsame', 'same ... same'), ('a\x85b\u2028c', r'a\x85b\u2028c'),
+    ('c\x0cd', r'c\x0cd'), ('  a  b ', 'a  b'),
     ('FAILED: Traceback:\n  File "x"\nPermissionError: no\n\n',
      'FAILED: Traceback: ... PermissionError: no'),
     ('\x1b[2J', '\\x1b[2J'), ('a\x9bb', 'a\\x9bb'), ('a\u202eb', 'a\\u202eb'),
