@@ -2352,9 +2352,10 @@ class Monitor:
         self.resolve_limits()
         if self.histories.keys() != old.keys():
             self.find_pools()
-        watched = sum(is_watched(history, self.options) for history in self.histories.values())
-        say_once(self.said, 'watching', logging.INFO, f"watching {watched} of supervisord's "
-                 f'{len(known)} processes: {self.options.given}')
+        if is_first:
+            watched = sum(is_watched(history, self.options) for history in self.histories.values())
+            say_once(self.said, 'watching', logging.INFO, f"watching {watched} of supervisord's "
+                     f'{len(known)} processes: {self.options.given}')
         before_that, self.unmatched = self.unmatched, find_unmatched(self.options.limits, others)
         for limit in self.unmatched:
             if limit not in before_that:
@@ -2984,9 +2985,10 @@ def check(options: Options) -> tuple[list[str], int]:
                          + f'; {ticks}' * bool(ticks)) from None
     readings = [history.reading or history.blank._replace(at=history.process.now)
                 for history in monitor.histories.values()]
-    others = [reading for reading in readings if not is_memmon(reading.process)]
+    exempt = {reading.process for reading in readings if is_memmon(reading.process)}
+    others = [reading for reading in readings if reading.process not in exempt]
     memmons = [reading._replace(limit=NO_LIMIT, soft=math.inf, hard=math.inf)
-               for reading in readings if is_memmon(reading.process)]
+               for reading in readings if reading.process in exempt]
     peaks = [(reading, read_status(reading.pids, 'VmHWM')) for reading in others + memmons]
     lines = format_table(peaks, options, shutil.get_terminal_size().columns)
     known = [reading.process for reading in others]
